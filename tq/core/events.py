@@ -1,0 +1,138 @@
+"""Every event of tq: its name, ``noun.past``, and its fields.
+
+A log line, a metric, a live feed and a test's assertion are made of the same event. No payloads, no
+results, no secrets. ``at`` is Unix milliseconds.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from tq.core.task import Reason, ServerId, State, TaskId
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="event"):
+    """Something that happened at an instant."""
+
+    at: int
+
+
+class TaskSubmitted(Event, frozen=True, tag="task.submitted"):
+    """A task was stored."""
+
+    task_id: TaskId
+    state: State
+
+
+class TaskStarted(Event, frozen=True, tag="task.started"):
+    """A worker has begun an attempt."""
+
+    task_id: TaskId
+    type: str
+    queue: str
+    attempt: int
+    worker: int
+
+
+class AttemptFinished(Event, frozen=True, tag="attempt.finished"):
+    """An attempt has ended and its end is stored: the one full line about it.
+
+    ``state`` is where the task is now and ``reason`` why; ``retry_at`` when it comes back, if it does.
+    """
+
+    task_id: TaskId
+    type: str
+    queue: str
+    state: State
+    reason: Reason | None
+    attempt: int
+    worker: int
+    duration_ms: int
+    wait_ms: int
+    error_code: str | None = None
+    retry_at: int | None = None
+
+
+class TaskCancelled(Event, frozen=True, tag="task.cancelled"):
+    """A waiting task was cancelled, or a running one asked to stop (``state`` is running)."""
+
+    task_id: TaskId
+    state: State
+
+
+class TaskRetried(Event, frozen=True, tag="task.retried"):
+    """An operator made a final task pending again."""
+
+    task_id: TaskId
+
+
+class TaskReleased(Event, frozen=True, tag="task.released"):
+    """A lease was given back with no attempt burnt."""
+
+    task_id: TaskId
+    state: State
+
+
+class LeaseExpired(Event, frozen=True, tag="lease.expired"):
+    """Tasks of dead servers were taken back."""
+
+    pending: int
+    failed: int
+    cancelled: int
+
+
+class LeaseRefused(Event, frozen=True, tag="lease.refused"):
+    """An attempt ended after its lease was lost; what it said was dropped."""
+
+    task_id: TaskId
+    generation: int
+
+
+class AttemptOverran(Event, frozen=True, tag="attempt.overran"):
+    """A handler went on after its attempt was ended; its worker is taken until it stops."""
+
+    task_id: TaskId
+    type: str
+    worker: int
+
+
+class TasksPruned(Event, frozen=True, tag="tasks.pruned"):
+    """Final tasks whose time to be kept was over were deleted."""
+
+    count: int
+
+
+class ServerStarted(Event, frozen=True, tag="server.started"):
+    """The server answers."""
+
+    server: ServerId
+    workers: int
+
+
+class ServerDraining(Event, frozen=True, tag="server.draining"):
+    """The server takes nothing new and finishes what runs. ``running`` tasks have ``grace_ms``."""
+
+    server: ServerId
+    running: int
+    grace_ms: int
+
+
+class ServerStopped(Event, frozen=True, tag="server.stopped"):
+    """The store is closed. ``released`` tasks went back to wait; ``stuck`` handlers never stopped."""
+
+    server: ServerId
+    released: int
+    stuck: int
+
+
+class StorageLost(Event, frozen=True, tag="storage.unavailable"):
+    """The store could not be reached; what was asked of it is tried again."""
+
+    code: str
+    message: str
+
+
+class StorageRestored(Event, frozen=True, tag="storage.restored"):
+    """The store answers again."""
+
+    away_ms: int
