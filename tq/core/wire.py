@@ -188,9 +188,9 @@ def new_task(request: SubmitRequest, defaults: TypeDefaults, *, new_id: TaskId, 
     given = request.id or None
     return NewTask(
         id=new_id if given is None else checked_id(given),
-        type=_checked_name("type", request.type),
+        type=check_name("type", request.type),
         payload=Json(payload.decode()),
-        queue=defaults.queue if request.queue is None else _checked_name("queue", request.queue),
+        queue=defaults.queue if request.queue is None else check_name("queue", request.queue),
         priority=defaults.priority if request.priority is None else _priority(request.priority),
         run_at=_run_at(request, now),
         timeout_ms=_ms("timeout", request.timeout, 0.001, TIMEOUT_MAX_S) or defaults.timeout_ms,
@@ -212,7 +212,8 @@ def checked_id(text: str) -> TaskId:
     return TaskId(text)
 
 
-def _checked_name(field: str, text: str) -> str:
+def check_name(field: str, text: str) -> str:
+    """*text* as a name of a type or queue. Raises InvalidInput, naming *field*."""
     if not _NAME.fullmatch(text):
         raise _bad(field, text, "1 to 64 of the characters A-Z a-z 0-9 _ . : ~ -")
     return text

@@ -6,6 +6,7 @@ It keeps nothing across a restart. It serves tests, demonstrations and as the me
 from __future__ import annotations
 
 import heapq
+import threading
 from collections import Counter
 from collections.abc import Sequence
 from typing import TypeVar, assert_never, cast
@@ -44,6 +45,8 @@ class MemoryStore:
     exclusive = True
 
     def __init__(self) -> None:
+        # Under threads a question may come while a batch is applied.
+        self._lock = threading.Lock()
         self._tasks: dict[TaskId, Task] = {}
         self._arrivals: dict[TaskId, int] = {}
         self._arrived = 0
@@ -56,13 +59,14 @@ class MemoryStore:
         self._kept: list[tuple[int, int, TaskId]] = []
 
     def apply(self, ops: Sequence[AnyOp], now: int) -> list[Reply | TqError]:
-        replies: list[Reply | TqError] = []
-        for op in ops:
-            try:
-                replies.append(self._apply_one(op, now))
-            except TqError as refusal:
-                replies.append(refusal)
-        return replies
+        with self._lock:
+            return [self._answer(op, now) for op in ops]
+
+    def _answer(self, op: AnyOp, now: int) -> Reply | TqError:
+        try:
+            return self._apply_one(op, now)
+        except TqError as refusal:
+            return refusal
 
     def _apply_one(self, op: AnyOp, now: int) -> Reply:
         match op:
@@ -391,6 +395,10 @@ class MemoryStore:
     # Reading
 
     def read(self, query: Query[R]) -> R:
+        with self._lock:
+            return self._read(query)
+
+    def _read(self, query: Query[R]) -> R:
         match query:
             case ops.GetTask(task_id=task_id):
                 answer: object = self._tasks.get(task_id)
@@ -421,6 +429,10 @@ class MemoryStore:
         return None
 
     def snapshot(self) -> Snapshot:
+        with self._lock:
+            return self._snapshot()
+
+    def _snapshot(self) -> Snapshot:
         return Snapshot(
             tasks=tuple(self._tasks.values()),
             stats=self._stats(),

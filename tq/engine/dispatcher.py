@@ -1,0 +1,112 @@
+"""Claims for free workers and hands the leases over through the memory channel.
+
+The channel is a hand-over, not the queue: no more is claimed than the workers are free for or will get
+through in about 50 ms (`Pool.room_for`), so that a late task of high priority never waits behind a
+hundred slow ones. What a wrong guess left lying is recalled.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import suppress
+from typing import Final
+
+import trio
+
+from tq.core.errors import StorageUnavailable
+from tq.core.ops import CLAIM_LIMIT_MAX, AnyOp, Claim, Release
+from tq.core.task import Lease, ServerId
+from tq.engine.backoff import Backoff
+from tq.engine.bell import Bell
+from tq.engine.ledger import Ledger
+from tq.engine.worker import RECALL_MS, Pool
+
+POLL_S: Final = 1.0
+"""A claim is tried this often even if no bell rang: bells save time, they are not needed for liveness."""
+
+
+class Dispatcher:
+    """Claims tasks of *types* for *server* and puts them into the hand-over channel.
+
+    ``inbox`` is the far end of that channel, by which what lies in it can be taken back.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        pool: Pool,
+        *,
+        pending: Bell,
+        server: ServerId,
+        types: tuple[str, ...] | None,
+        hand_over: trio.MemorySendChannel[Lease],
+        inbox: trio.MemoryReceiveChannel[Lease],
+        backoff: Backoff,
+    ) -> None:
+        self._ledger = ledger
+        self._pool = pool
+        self._pending = pending
+        self._server = server
+        self._types = types
+        self._hand_over = hand_over
+        self._inbox = inbox
+        self._backoff = backoff
+        self._recalled: list[Lease] = []
+
+    async def run(self) -> None:
+        """Keep the workers busy, for ever. Ends only by cancellation; no lease is lost by that."""
+        while True:
+            try:
+                if not self._pool.is_worth_claiming():
+                    await self._wait_room()
+                    continue
+                self._pending.silence()
+                asked = min(self._pool.room_for(), CLAIM_LIMIT_MAX)
+                if await self.dispatch_once(asked) < asked:
+                    await self._wait_pending()
+                self._backoff.reset()
+            except StorageUnavailable:
+                await self._backoff.wait()
+
+    async def dispatch_once(self, limit: int) -> int:
+        """Claim up to *limit* tasks and hand them over; how many it were."""
+        leases = await self._ledger.ask(Claim(server=self._server, types=self._types, limit=limit))
+        now = trio.current_time()
+        for lease in leases:
+            self._pool.handed.append(now)
+            self._hand_over.send_nowait(lease)
+        return len(leases)
+
+    async def _wait_room(self) -> None:
+        """Return when there may be room, or after taking back what has lain in the channel too long."""
+        handed = self._pool.handed
+        recall_at = handed[0] + RECALL_MS / 1000 if handed else math.inf
+        with trio.move_on_at(recall_at):
+            await self._pool.room.wait_rung()
+            return
+        # Workers take the oldest first: what is oldest now may be younger than what we waited for.
+        if handed and handed[0] + RECALL_MS / 1000 <= trio.current_time():
+            await self.recall()
+
+    async def _wait_pending(self) -> None:
+        with trio.move_on_after(POLL_S):
+            await self._pending.wait_rung()
+
+    async def recall(self) -> int:
+        """Give back the leases that lie in the channel, with no attempt burnt; how many it were.
+
+        If cancelled, or if the store is away, what was not given back is by the next call.
+
+        Raises:
+            StorageUnavailable: Safe to repeat.
+        """
+        before = len(self._recalled)
+        with suppress(trio.WouldBlock, trio.EndOfChannel):
+            while True:
+                self._recalled.append(self._inbox.receive_nowait())
+        self._pool.recalled(len(self._recalled) - before)
+        releases: list[AnyOp] = [Release(lease.task_id, lease.generation) for lease in self._recalled]
+        if releases:
+            await self._ledger.ask_each(releases)
+            self._recalled.clear()
+        return len(releases)

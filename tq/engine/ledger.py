@@ -1,0 +1,166 @@
+"""The one path by which every change reaches the store, committed in groups.
+
+While one transaction commits, whoever asks next gathers; the next transaction takes all of them. So an
+idle server answers at once and a busy one shares each fsync among hundreds, with no timer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Final, TypeVar, cast
+
+import trio
+
+from tq.clock import Clock, RunSync
+from tq.core.errors import ShuttingDown, StorageUnavailable, TqError
+from tq.core.events import Event, StorageLost, StorageRestored
+from tq.core.ops import BATCH_MAX, AnyOp, Op, Reply
+from tq.engine.bell import Bell
+from tq.storage.store import Store
+
+R = TypeVar("R")
+OnCommit = Callable[[Sequence[AnyOp], Sequence[Reply | TqError]], None]
+
+_AWAY_RETRY_MS: Final = 1_000
+"""What a caller is told to wait when the store is away."""
+
+
+class _Asked:
+    """Ops of one caller, and the place for their answer."""
+
+    __slots__ = ("answered", "failure", "ops", "replies")
+
+    def __init__(self, ops: Sequence[AnyOp]) -> None:
+        self.ops = ops
+        self.answered = trio.Event()
+        self.replies: Sequence[Reply | TqError] = ()
+        self.failure: TqError | None = None
+
+
+class Ledger:
+    """Takes ops from concurrent callers and answers each once its transaction is committed.
+
+    Args:
+        on_commit: Told of each committed batch, in order, before its callers are answered.
+        emit: Told when the store goes away and when it is back.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        clock: Clock,
+        run_sync: RunSync,
+        on_commit: OnCommit,
+        emit: Callable[[Event], None],
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._run_sync = run_sync
+        self._on_commit = on_commit
+        self._emit = emit
+        self._waiting: list[_Asked] = []
+        self._bell = Bell()
+        self._closed = False
+        self._away_since: int | None = None
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the last transaction failed because the store was out of reach."""
+        return self._away_since is not None
+
+    async def ask(self, op: Op[R]) -> R:
+        """Apply *op* and give its reply, once it is durable.
+
+        Waits shielded: cancelling the caller does not undo what was asked.
+
+        Raises:
+            TqError: The op was refused and changed nothing.
+            StorageUnavailable: Nothing was applied; safe to repeat.
+        """
+        (reply,) = await self.ask_each([cast(AnyOp, op)])
+        if isinstance(reply, TqError):
+            raise reply
+        return cast(R, reply)
+
+    async def ask_each(self, ops: Sequence[AnyOp]) -> Sequence[Reply | TqError]:
+        """Apply *ops* in one transaction, in order; a reply or a refusal for each.
+
+        Args:
+            ops: At most BATCH_MAX.
+        Raises:
+            StorageUnavailable: None was applied; safe to repeat.
+            ShuttingDown: The ledger is closed; none was applied.
+        """
+        assert len(ops) <= BATCH_MAX
+        if self._closed:
+            raise ShuttingDown("the server has stopped: try another or later")
+        asked = _Asked(ops)
+        self._waiting.append(asked)
+        self._bell.ring()
+        with trio.CancelScope(shield=True):
+            await asked.answered.wait()
+        if asked.failure is not None:
+            raise asked.failure
+        return asked.replies
+
+    async def run(self) -> None:
+        """Commit what is asked, for ever. Ends only by cancellation; what then waits is refused."""
+        try:
+            while True:
+                await self._bell.wait_rung()
+                while self._waiting:
+                    await self._commit_group()
+        finally:
+            self._closed = True
+            for asked in self._waiting:
+                asked.failure = ShuttingDown("the server has stopped: try another or later")
+                asked.answered.set()
+            self._waiting.clear()
+
+    async def _commit_group(self) -> None:
+        group = self._take_group()
+        ops = group[0].ops if len(group) == 1 else [op for asked in group for op in asked.ops]
+        try:
+            replies = await self._run_sync(partial(self._store.apply, ops, self._clock.now_ms()))
+        except StorageUnavailable as failure:
+            self._note_away(failure)
+            for asked in group:
+                asked.failure = failure
+                asked.answered.set()
+            return
+        except BaseException:
+            # A bug, or the end of the server: nobody may be left waiting behind a shield.
+            self._waiting = group + self._waiting
+            raise
+        self._note_back()
+        self._on_commit(ops, replies)
+        start = 0
+        for asked in group:
+            end = start + len(asked.ops)
+            asked.replies = replies[start:end]
+            asked.answered.set()
+            start = end
+
+    def _take_group(self) -> list[_Asked]:
+        size = count = 0
+        for asked in self._waiting:
+            size += len(asked.ops)
+            if size > BATCH_MAX:
+                break
+            count += 1
+        group, self._waiting = self._waiting[:count], self._waiting[count:]
+        return group
+
+    def _note_away(self, failure: StorageUnavailable) -> None:
+        failure.fields.setdefault("retry_after_ms", _AWAY_RETRY_MS)
+        if self._away_since is None:
+            self._away_since = self._clock.now_ms()
+            self._emit(StorageLost(at=self._away_since, code=failure.code, message=failure.message))
+
+    def _note_back(self) -> None:
+        if self._away_since is not None:
+            now = self._clock.now_ms()
+            self._emit(StorageRestored(at=now, away_ms=now - self._away_since))
+            self._away_since = None

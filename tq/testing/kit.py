@@ -1,0 +1,89 @@
+"""A server in this process, under trio's virtual clock if the test runs on one."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from random import Random
+from typing import Final, TypeVar
+
+import trio
+
+from tq.core.events import Event
+from tq.engine.server import FrontDoor, Server, Settings, run_server
+from tq.handlers import TaskQueue
+from tq.storage.memory import MemoryStore
+from tq.storage.store import Store
+
+T = TypeVar("T")
+
+EPOCH_MS: Final = 1_767_225_600_000
+"""Where virtual time begins: 2026-01-01T00:00:00Z."""
+
+
+class VirtualClock:
+    """Wall time that moves with trio's own, so that a mock clock moves both together."""
+
+    def __init__(self, epoch_ms: int = EPOCH_MS) -> None:
+        self._epoch_ms = epoch_ms
+        self._start = trio.current_time()
+
+    def now_ms(self) -> int:
+        """Milliseconds of virtual time since the epoch given."""
+        return self._epoch_ms + round((trio.current_time() - self._start) * 1000)
+
+    def monotonic(self) -> float:
+        """Trio's own time."""
+        return trio.current_time()
+
+
+async def run_inline(function: Callable[[], T], /) -> T:
+    """Run blocking *function* here and now: virtual time does not pass while it does."""
+    await trio.lowlevel.checkpoint()
+    return function()
+
+
+def refuse_exit(code: int) -> None:
+    """What a server in this process does where one of its own would end the process."""
+    raise AssertionError(f"the server would have ended the process with code {code}")
+
+
+@asynccontextmanager
+async def open_server(
+    queue: TaskQueue,
+    *,
+    store: Store | None = None,
+    settings: Settings | None = None,
+    clock: VirtualClock | None = None,
+    seed: int = 0,
+    emit: Callable[[Event], None] = lambda event: None,
+    front_door: Callable[[Server], FrontDoor] | None = None,
+    exit_now: Callable[[int], object] = refuse_exit,
+) -> AsyncIterator[Server]:
+    """A running server with *queue*'s handlers; leaving the block shuts it down in order.
+
+    Blocking calls and plain handlers run inline, chance is seeded: everything is deterministic but the
+    order of trio's own scheduling.
+
+    Args:
+        store: Closed at the end; without it, a new one in memory.
+        clock: Shared between servers to go on with the same time; without it, a new one at EPOCH_MS.
+    """
+    server = Server(
+        queue,
+        store or MemoryStore(),
+        settings=settings or Settings(),
+        clock=clock or VirtualClock(),
+        random=Random(seed),
+        run_sync=run_inline,
+        run_handler=run_inline,
+        emit=emit,
+    )
+    async with trio.open_nursery() as nursery:
+        door = None if front_door is None else front_door(server)
+        await nursery.start(partial(run_server, server, front_door=door, exit_now=exit_now))
+        try:
+            yield server
+        finally:
+            server.draining.set()
