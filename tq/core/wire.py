@@ -6,6 +6,7 @@ in UTC and a duration is seconds.
 
 from __future__ import annotations
 
+import math
 import re
 from datetime import UTC, datetime
 from typing import Final, TypeVar
@@ -29,7 +30,10 @@ TTL_MAX_S: Final = 366 * 24 * 3600.0
 _ID = re.compile(r"[A-Za-z0-9_.:~-]{1,128}")
 _NAME = re.compile(r"[A-Za-z0-9_.:~-]{1,64}")
 _AT = re.compile(r"(?P<what>.*?)(?: - at `\$(?P<path>.*)`)?$", re.DOTALL)
-_BIG_INTEGER = re.compile(rb"[0-9]{19}")
+_BIG_NUMBER = re.compile(rb"[0-9]{19}|[0-9][eE]\+?[0-9]{3}")
+_INSTANT = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII)
+_INSTANT_MAX: Final = 253_402_300_799_999
+"""The last millisecond of the year 9999, past which RFC 3339 has no words."""
 
 T = TypeVar("T")
 Fault = TypeVar("Fault", bound=TqError)
@@ -137,14 +141,14 @@ def check_json_text(text: bytes) -> None:
 
     Raises:
         UnicodeDecodeError: Not UTF-8.
-        InvalidInput: NUL characters, integers past 64 bits, nesting past DEPTH_MAX.
+        InvalidInput: NUL characters, integers past 64 bits, numbers past a float, nesting past DEPTH_MAX.
     """
     if not text.isascii():
         text.decode("utf-8")
     if b"\\u0000" in text and re.search(rb"(?<!\\)(?:\\\\)*\\u0000", text):
         raise InvalidInput("the body has a NUL character (\\u0000): leave it out")
-    if _BIG_INTEGER.search(text):
-        _check_integers(text)
+    if _BIG_NUMBER.search(text):
+        _check_numbers(text)
     if text.count(b"[") + text.count(b"{") > DEPTH_MAX:
         _check_depth(text)
 
@@ -153,13 +157,14 @@ _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _NUMBERS = re.compile(rb"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 
 
-def _check_integers(text: bytes) -> None:
+def _check_numbers(text: bytes) -> None:
     for number in _NUMBERS.findall(_STRINGS.sub(b'""', text)):
-        if number.lstrip(b"-").isdigit() and not -(2**63) <= int(number[:40]) < 2**64:
-            raise InvalidInput(
-                f"the integer {number[:40].decode()} is past 64 bits: send it as a string",
-                value=number[:40].decode(),
-            )
+        shown = number[:40].decode()
+        if number.lstrip(b"-").isdigit():
+            if not -(2**63) <= int(number[:40]) < 2**64:
+                raise InvalidInput(f"the integer {shown} is past 64 bits: send it as a string", value=shown)
+        elif math.isinf(float(number)):
+            raise InvalidInput(f"the number {shown} is past 64-bit floats: send it as a string", value=shown)
 
 
 def _check_depth(text: bytes) -> None:
@@ -270,12 +275,15 @@ def _policy(request: RetryRequest) -> RetryPolicy:
 
 
 def parse_instant(field: str, text: str) -> int:
-    """The instant that RFC 3339 *text* names. Raises InvalidInput, naming *field*."""
+    """The instant that RFC 3339 *text* names, from 1970 to 9999. Raises InvalidInput, naming *field*."""
     try:
-        instant = datetime.fromisoformat(text)
-        if instant.tzinfo is None or len(text) < 20:
+        # fromisoformat reads more than RFC 3339, such as weeks, and offsets that lead out of all years.
+        if not _INSTANT.fullmatch(text.upper()):
             raise ValueError
-        return round(instant.timestamp() * 1000)
+        at = round(datetime.fromisoformat(text.upper()).timestamp() * 1000)
+        if not 0 <= at <= _INSTANT_MAX:
+            raise ValueError
+        return at
     except (ValueError, OverflowError):
         raise _bad(field, text, "an instant as in 2026-01-31T12:00:00Z, with its offset") from None
 

@@ -58,12 +58,12 @@ class Dispatcher:
         while True:
             try:
                 if not self._pool.is_worth_claiming():
-                    await self._wait_room()
+                    await self._wait_rung(self._pool.room)
                     continue
                 self._pending.silence()
                 asked = min(self._pool.room_for(), CLAIM_LIMIT_MAX)
                 if await self.dispatch_once(asked) < asked:
-                    await self._wait_pending()
+                    await self._wait_rung(self._pending, patience_s=POLL_S)
                 self._backoff.reset()
             except StorageUnavailable:
                 await self._backoff.wait()
@@ -77,20 +77,16 @@ class Dispatcher:
             self._hand_over.send_nowait(lease)
         return len(leases)
 
-    async def _wait_room(self) -> None:
-        """Return when there may be room, or after taking back what has lain in the channel too long."""
+    async def _wait_rung(self, bell: Bell, *, patience_s: float = math.inf) -> None:
+        """Return when *bell* rings, after *patience_s*, or after recalling what lay too long."""
         handed = self._pool.handed
         recall_at = handed[0] + RECALL_MS / 1000 if handed else math.inf
-        with trio.move_on_at(recall_at):
-            await self._pool.room.wait_rung()
+        with trio.move_on_at(min(recall_at, trio.current_time() + patience_s)):
+            await bell.wait_rung()
             return
         # Workers take the oldest first: what is oldest now may be younger than what we waited for.
         if handed and handed[0] + RECALL_MS / 1000 <= trio.current_time():
             await self.recall()
-
-    async def _wait_pending(self) -> None:
-        with trio.move_on_after(POLL_S):
-            await self._pending.wait_rung()
 
     async def recall(self) -> int:
         """Give back the leases that lie in the channel, with no attempt burnt; how many it were.

@@ -240,7 +240,7 @@ async def _call(shop: Workshop, handler: Handler, arguments: dict[str, Any]) -> 
 def _is_from_outside(raised: BaseException) -> bool:
     """Whether *raised* is not the handler's own fault: the scope has absorbed its own cancellation."""
     if isinstance(raised, BaseExceptionGroup):
-        return raised.subgroup(_is_from_outside) is not None
+        return any(_is_from_outside(part) for part in raised.exceptions)
     return not isinstance(raised, Exception | SystemExit)
 
 

@@ -3,6 +3,16 @@
 Nothing in tq imports it.
 """
 
-from tq.testing.kit import EPOCH_MS, VirtualClock, open_server, run_inline
+from tq.testing.faults import FaultyStore
+from tq.testing.kit import EPOCH_MS, VirtualClock, finished, open_server, refuse_exit, run_inline, submit
 
-__all__ = ["EPOCH_MS", "VirtualClock", "open_server", "run_inline"]
+__all__ = [
+    "EPOCH_MS",
+    "FaultyStore",
+    "VirtualClock",
+    "finished",
+    "open_server",
+    "refuse_exit",
+    "run_inline",
+    "submit",
+]

@@ -8,9 +8,12 @@ from functools import partial
 from random import Random
 from typing import Final, TypeVar
 
+import msgspec
 import trio
 
 from tq.core.events import Event
+from tq.core.task import FINAL, Task, TaskId
+from tq.core.wire import decode_submit
 from tq.engine.server import FrontDoor, Server, Settings, run_server
 from tq.handlers import TaskQueue
 from tq.storage.memory import MemoryStore
@@ -23,15 +26,17 @@ EPOCH_MS: Final = 1_767_225_600_000
 
 
 class VirtualClock:
-    """Wall time that moves with trio's own, so that a mock clock moves both together."""
+    """Wall time that moves with trio's own, so that a mock clock moves both together.
+
+    Trio's mock clock begins at 0, so every VirtualClock of a test shows the same time.
+    """
 
     def __init__(self, epoch_ms: int = EPOCH_MS) -> None:
         self._epoch_ms = epoch_ms
-        self._start = trio.current_time()
 
     def now_ms(self) -> int:
-        """Milliseconds of virtual time since the epoch given."""
-        return self._epoch_ms + round((trio.current_time() - self._start) * 1000)
+        """The epoch, and the virtual milliseconds since trio's clock was 0."""
+        return self._epoch_ms + round(trio.current_time() * 1000)
 
     def monotonic(self) -> float:
         """Trio's own time."""
@@ -68,7 +73,7 @@ async def open_server(
 
     Args:
         store: Closed at the end; without it, a new one in memory.
-        clock: Shared between servers to go on with the same time; without it, a new one at EPOCH_MS.
+        seed: Of all chance, the ids included: give two servers on one store different ones.
     """
     server = Server(
         queue,
@@ -87,3 +92,17 @@ async def open_server(
             yield server
         finally:
             server.draining.set()
+
+
+async def submit(server: Server, **fields: object) -> TaskId:
+    """Submit a task to *server* by the *fields* of a submit body; its id, once it is durable."""
+    new = server.new_task(decode_submit(msgspec.json.encode(fields)))
+    return (await server.submit(new)).task_id
+
+
+async def finished(server: Server, task_id: TaskId, *, within_s: float = 3600.0) -> Task:
+    """The task once it has ended, which it must within *within_s*."""
+    task = await server.wait_final(task_id, timeout_s=within_s)
+    assert task is not None, f"{task_id} is not there"
+    assert task.state in FINAL, f"{task_id} is still {task.state} after {within_s} s"
+    return task

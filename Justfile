@@ -1,0 +1,71 @@
+# tq: `just run` starts a server, `just test` runs the tests. POSIX; needs uv and Python 3.11 or newer.
+
+set positional-arguments
+
+export UV_PYTHON_DOWNLOADS := "never"
+
+bin := ".venv/bin"
+# What .venv is made of, and where: when this changes, it is made anew.
+stamp := ".venv/.made-of"
+made_of := "(pwd; cksum requirements.lock pyproject.toml)"
+
+# List the recipes
+_list:
+    @{{just_executable()}} --list --unsorted
+
+# Make .venv from requirements.lock; costs nothing when it is up to date
+setup:
+    @{{made_of}} | cmp -s - {{stamp}} && test -x {{bin}}/python || {{just_executable()}} _install
+
+# Make .venv anew, or bring it up to date
+_install:
+    test -x {{bin}}/python || uv venv --quiet --clear --python '>=3.11' .venv
+    uv pip sync --quiet --python {{bin}}/python --require-hashes requirements.lock
+    uv pip install --quiet --python {{bin}}/python --no-deps --no-build-isolation --editable .
+    @{{made_of}} > {{stamp}}
+
+# Start the demo server on http://127.0.0.1:8080: any type is accepted, some tasks fail
+[no-exit-message]
+run *ARGS: setup
+    @{{bin}}/tq demo "$@"
+
+# Start a server for your own handlers, as in `just serve examples.hello:app`
+[no-exit-message]
+serve *ARGS: setup
+    @{{bin}}/tq serve "$@"
+
+# Run the tests; ARGS go to pytest
+[no-exit-message]
+test *ARGS: setup
+    @{{bin}}/python -m pytest "$@"
+
+# Lint, check the format and the types
+check: setup
+    {{bin}}/ruff check .
+    {{bin}}/ruff format --check .
+    {{bin}}/mypy
+
+# Measure speed and memory, beside the machine's own limits; ARGS choose what
+[no-exit-message]
+bench *ARGS: setup
+    @{{bin}}/python -m benchmarks "$@"
+
+# Format the code and mend what ruff can
+fmt: setup
+    {{bin}}/ruff check --fix .
+    {{bin}}/ruff format .
+
+# Pin the newest versions that pyproject.toml allows, with hashes, for every Python and platform
+lock:
+    uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
+        --all-extras --group dev pyproject.toml --output-file requirements.lock
+
+# Look at this machine: versions, disk, limits, ports; what is wrong and what to do
+[no-exit-message]
+doctor *ARGS: setup
+    @{{bin}}/tq doctor "$@"
+
+# Remove what was made here: .venv and the caches of the tools
+clean:
+    rm -rf .venv .ci-tools .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
+    find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,5 @@
+"""``python -m tq`` is ``tq``."""
+
+from tq.cli.main import main
+
+main()

@@ -1,0 +1,164 @@
+"""A request and its response as values, and how to read what a request says about itself.
+
+Endpoints are made of these. Nothing here knows Quart or hypercorn.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Final, TypeVar
+
+import msgspec
+import trio
+
+from tq.core.errors import InvalidInput, UnsupportedType
+
+JSON: Final = "application/json"
+NDJSON: Final = "application/x-ndjson"
+WAIT_MAX_S: Final = 60
+"""Seconds that a request may ask to be held."""
+
+T = TypeVar("T")
+encode_json: Final = msgspec.json.Encoder().encode
+
+_PREFER_WAIT = re.compile(r"\s*wait\s*=\s*(?P<quote>\"?)(?P<seconds>[0-9]{1,9})(?P=quote)\s*(?:;.*)?", re.I)
+_PREFER_NAME = re.compile(r"\s*wait\s*(?:[=;]|$)", re.I)
+
+
+class Interrupted(Exception):
+    """Something else happened before what was waited for."""
+
+
+class ClientGone(Exception):
+    """Whoever asked has left: there is nobody to answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What was asked.
+
+    ``params`` come from the path and ``query`` from behind the question mark, each name once; names of
+    ``headers`` are in lower case. ``media`` is the type of the body, without its parameters. A body that
+    the route takes as a stream is in ``stream``, any other in ``body``, whole.
+    """
+
+    method: str
+    path: str
+    params: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    media: str = ""
+    body: bytes = b""
+    stream: AsyncIterator[bytes] | None = None
+    wait_gone: Callable[[], Awaitable[None]] = trio.sleep_forever
+    """Returns when the client has left. Not to be used beside ``stream``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What is answered. A body that is a generator is sent piece by piece, at the client's pace."""
+
+    status: int
+    body: bytes | AsyncGenerator[bytes, None] = b""
+    headers: tuple[tuple[str, str], ...] = ()
+    media: str = JSON
+
+
+def json_response(
+    content: object, *, status: int = 200, headers: tuple[tuple[str, str], ...] = ()
+) -> Response:
+    """*content* as JSON."""
+    return Response(status, encode_json(content), headers)
+
+
+async def unless(interrupt: Callable[[], Awaitable[object]], wait: Callable[[], Awaitable[T]]) -> T:
+    """What *wait* gives. It is cancelled if *interrupt* returns first.
+
+    Raises:
+        Interrupted: So it was.
+    """
+    outcome: list[T] = []
+    failure: Exception | None = None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_cancel_after, interrupt, nursery.cancel_scope)
+        try:
+            outcome.append(await wait())
+        except Exception as error:
+            failure = error
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    if not outcome:
+        raise Interrupted
+    return outcome[0]
+
+
+async def _cancel_after(interrupt: Callable[[], Awaitable[object]], scope: trio.CancelScope) -> None:
+    await interrupt()
+    scope.cancel()
+
+
+async def unless_gone(request: Request, wait: Callable[[], Awaitable[T]]) -> T:
+    """What *wait* gives. It is cancelled if the client leaves first.
+
+    Raises:
+        ClientGone: The client has left.
+    """
+    try:
+        return await unless(request.wait_gone, wait)
+    except Interrupted:
+        raise ClientGone from None
+
+
+def wait_asked(request: Request) -> float:
+    """Seconds that ``?wait=`` asks for, 0 without it.
+
+    Raises:
+        InvalidInput: Not a number from 0 to WAIT_MAX_S; ``parameter`` is ``wait``.
+    """
+    text = request.query.get("wait")
+    if text is None:
+        return 0
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds <= WAIT_MAX_S:
+        raise InvalidInput(
+            f"wait: {text[:40]!r} is not allowed: seconds from 0 to {WAIT_MAX_S}", parameter="wait"
+        )
+    return seconds
+
+
+def wait_preferred(request: Request) -> int | None:
+    """Seconds that ``Prefer: wait=N`` (RFC 7240) asks for, WAIT_MAX_S at most; None without it.
+
+    The first of several counts, and one that makes no sense is as if it were not there.
+    """
+    prefer = request.headers.get("prefer")
+    if prefer is None:
+        return None
+    for preference in prefer.split(","):
+        if _PREFER_NAME.match(preference):
+            match = _PREFER_WAIT.fullmatch(preference)
+            return None if match is None else min(int(match["seconds"]), WAIT_MAX_S)
+    return None
+
+
+@lru_cache(maxsize=256)
+def media_type(content_type: str) -> str:
+    """The media type in the header *content_type*, in lower case; empty if there is none.
+
+    Raises:
+        UnsupportedType: A character set other than UTF-8.
+    """
+    media, *parameters = content_type.split(";")
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name.strip().lower() == "charset" and value.strip().strip('"').lower() not in ("utf-8", "utf8"):
+            raise UnsupportedType(f"charset {value.strip()[:40]!r} is not read here: send UTF-8")
+    return media.strip().lower()

@@ -1,0 +1,96 @@
+"""Errors as answers: ``application/problem+json`` (RFC 9457), with the one table from class to status."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from tq.api.http import Response, encode_json
+from tq.core import errors
+from tq.core.errors import InvalidInput, TqError
+
+PROBLEM: Final = "application/problem+json"
+RETRY_AFTER_MS: Final = 1_000
+"""When to try again, if an error that passes does not say."""
+
+
+class MethodNotAllowed(InvalidInput):
+    """The resource is there but does not take this method; ``allow`` lists those it takes."""
+
+    code = "method_not_allowed"
+
+
+class BodyTooSlow(InvalidInput):
+    """The body did not arrive in time; safe to repeat."""
+
+    code = "body_too_slow"
+
+
+STATUS: Final[dict[type[TqError], int]] = {
+    TqError: 500,
+    errors.InvalidInput: 400,
+    errors.PayloadTooLarge: 413,
+    errors.UnsupportedType: 415,
+    errors.UnknownType: 422,
+    errors.PayloadInvalid: 422,
+    MethodNotAllowed: 405,
+    BodyTooSlow: 408,
+    errors.NotAllowed: 403,
+    errors.NotFound: 404,
+    errors.Conflict: 409,
+    errors.Overloaded: 503,
+    errors.StorageUnavailable: 503,
+    errors.StorageFull: 507,
+}
+"""Each class not named here has the status of the nearest class above it that is."""
+
+BAD_FIELD_STATUS: Final = 422
+"""For an InvalidInput that names a ``field``: the body was read, and a part of it is wrong."""
+
+_PASSING: Final = (errors.Overloaded, errors.StorageUnavailable)
+
+
+def status_of(error: TqError) -> int:
+    """The HTTP status that *error* is answered with."""
+    if type(error) is InvalidInput and "field" in error.fields:
+        return BAD_FIELD_STATUS
+    return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+
+
+def problem(error: TqError, *, status: int | None = None) -> dict[str, object]:
+    """*error* as the members of a problem. An error that is our fault keeps its details to itself."""
+    status = status or status_of(error)
+    if status == 500:
+        error = TqError("the server failed at this; its log has more")
+    return {
+        **error.fields,
+        "type": f"urn:tq:error:{error.code}",
+        "title": error.code.replace("_", " ").capitalize(),
+        "status": status,
+        "detail": error.message,
+        "code": error.code,
+    }
+
+
+def problem_response(error: TqError, *, status: int | None = None) -> Response:
+    """The answer to a request that failed with *error*.
+
+    Args:
+        status: Instead of what the table says.
+    """
+    content = problem(error, status=status)
+    shown = content["status"]
+    assert isinstance(shown, int)
+    return Response(shown, encode_json(content), _headers(error), PROBLEM)
+
+
+def _headers(error: TqError) -> tuple[tuple[str, str], ...]:
+    if isinstance(error, MethodNotAllowed):
+        allow = error.fields["allow"]
+        assert isinstance(allow, list)
+        return (("allow", ", ".join(allow)),)
+    if isinstance(error, _PASSING):
+        retry_after_ms = error.fields.get("retry_after_ms", RETRY_AFTER_MS)
+        assert isinstance(retry_after_ms, int)
+        return (("retry-after", str(math.ceil(retry_after_ms / 1000))),)
+    return ()

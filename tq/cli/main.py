@@ -1,0 +1,190 @@
+"""The commands of ``tq``: their flags and their help, and what every ending turns into.
+
+What is heavy (trio, Quart, the HTTP client) is imported by the command that needs it, so that
+``tq --help`` and a refused flag answer at once.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, NoReturn, TypeVar
+
+import click
+
+from tq import __version__
+from tq.cli.exits import EXIT_MEANINGS, Exit, Fault, say
+from tq.config import SETTINGS, Config, load_config, parse_duration
+from tq.core.errors import InvalidInput
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+DEMO_STORE: Final = "sqlite:///./tq-demo.db"
+"""Apart from the default of ``tq serve``: the demo accepts every type, so it would eat real tasks."""
+DEFAULT_URL: Final = "http://127.0.0.1:8080"
+FOREVER: Final = "36500d"
+
+
+def main() -> NoReturn:
+    """Run the command line of this process and exit."""
+    try:
+        code = Exit(cli.main(prog_name="tq", standalone_mode=False) or Exit.OK)
+    except Fault as fault:
+        code = say(fault.line, fault.code)
+    except InvalidInput as fault:
+        code = say(fault.message, Exit.USAGE)
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx else "tq"
+        code = say(f"{error.format_message()} (see {path} --help)", Exit.USAGE)
+    except (click.Abort, KeyboardInterrupt):
+        code = Exit.INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has gone: nobody is left to tell, and the interpreter must not try either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = Exit.OK
+    except Exception:
+        traceback.print_exc()
+        code = say("this is a fault of tq, not yours; what was acknowledged is stored", Exit.FAILED)
+    sys.exit(code)
+
+
+_EPILOG: Final = "\b\nExit codes:\n" + "\n".join(
+    f"  {code:3}  {meaning}" for code, meaning in EXIT_MEANINGS.items()
+)
+
+
+@click.group(invoke_without_command=True, epilog=_EPILOG, context_settings={"max_content_width": 110})
+@click.version_option(__version__, prog_name="tq", message="%(prog)s %(version)s")
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """A task queue server: one process, an HTTP API, durable, no broker."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+def _settings(command: F) -> F:
+    """Give *command* a flag for every setting, as text: `tq.config` knows what each may be."""
+    for setting in reversed(SETTINGS):
+        about = f"{setting.help} [default: {setting.default}; variable: {setting.variable}]"
+        command = click.option(setting.flag, setting.name, metavar=setting.metavar, help=about)(command)
+    return command
+
+
+def _config(flags: Mapping[str, str | None]) -> Config:
+    return load_config(flags, environ=os.environ, folder=Path.cwd())
+
+
+@cli.command()
+@click.argument("app", required=False, metavar="[MODULE:APP]")
+@_settings
+def serve(*, app: str | None, **flags: str | None) -> Exit:
+    """Run a server for the handlers of a TaskQueue.
+
+    MODULE:APP names it, as in tasks:app. Alone: the first TaskQueue in app.py or tasks.py of the current
+    directory.
+    """
+    config = _config(flags)
+    from tq.cli.loading import load_app
+
+    queue = load_app(app, Path.cwd())
+    from tq.cli.serving import run
+
+    return run(queue, config)
+
+
+@cli.command()
+@_settings
+def demo(**flags: str | None) -> Exit:
+    """Run a server to try: it accepts any type, takes a moment, and fails one time in five.
+
+    Its tasks are kept in ./tq-demo.db, whatever TQ_STORE and tq.toml say; --store chooses another place.
+    """
+    config = _config({**flags, "store": flags["store"] or DEMO_STORE})
+    from tq.cli.serving import run
+    from tq.demo import make_demo
+
+    return run(make_demo(random.Random()), config)
+
+
+class _SubmitCommand(click.Command):
+    """Lets ``--wait`` stand alone before KEY=VALUE, which click would take for its value."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Give a ``--wait`` without a duration after it the longest there is."""
+        for index, (arg, after) in enumerate(zip(args, [*args[1:], ""], strict=True)):
+            if arg == "--wait" and not _is_duration(after):
+                args = [*args[:index], f"--wait={FOREVER}", *args[index + 1 :]]
+        return super().parse_args(ctx, args)
+
+
+def _is_duration(text: str) -> bool:
+    try:
+        parse_duration(text)
+    except ValueError:
+        return False
+    return True
+
+
+class _Duration(click.ParamType[int]):
+    """A duration as text, as milliseconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """*value* as milliseconds."""
+        try:
+            return parse_duration(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a duration such as 5, 500ms, 5m or 1h", param, ctx)
+
+
+@cli.command(cls=_SubmitCommand)
+@click.argument("type")
+@click.argument("values", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--payload", metavar="TEXT|@FILE|-", help="The payload as JSON: here, in a file, or on stdin.")
+@click.option("--id", metavar="ID", help="The id of the task; the same request again makes no second task.")
+@click.option("--queue", metavar="NAME", help="The queue. [default: the handler's]")
+@click.option("--priority", metavar="N", help="-100 to 100, or low, normal, high, critical; higher first.")
+@click.option("--delay", type=_Duration(), help="Start no sooner than this from now.")
+@click.option("--timeout", type=_Duration(), help="How long an attempt may take.")
+@click.option("--max-attempts", metavar="N", type=int, help="How often it is tried before it has failed.")
+@click.option(
+    "--wait", type=_Duration(), metavar="[DURATION]", help="Wait until it ends, or at most this long."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the task as JSON.")
+@click.option(
+    "--url",
+    metavar="URL",
+    envvar="TQ_URL",
+    default=DEFAULT_URL,
+    help=f"The server. [default: {DEFAULT_URL}; variable: TQ_URL]",
+)
+def submit(*, url: str, wait: int | None, as_json: bool, **fields: Any) -> Exit:
+    """Submit a task of TYPE and print its id.
+
+    The payload is the object of the KEY=VALUE; a VALUE that is JSON is taken as such, any other as text.
+
+    With --wait, the result is printed instead, and the exit code says how the task ended: 0 it succeeded,
+    10 it failed, 11 it was cancelled, 12 it has not ended yet.
+    """
+    from tq.cli.submitting import run
+
+    return run(url, fields, wait_ms=wait, as_json=as_json)
+
+
+@cli.command()
+@_settings
+@click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON.")
+def doctor(*, as_json: bool, **flags: str | None) -> Exit:
+    """Look at this machine and at the settings: what is there, what is wrong, what to do."""
+    config = _config(flags)
+    from tq.doctor import Status, examine, report_json, report_text
+
+    checks = examine(config, timer=time.perf_counter)
+    click.echo(report_json(checks) if as_json else report_text(checks))
+    return Exit.FAILED if any(check.status is Status.FAIL for check in checks) else Exit.OK

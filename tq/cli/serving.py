@@ -1,0 +1,107 @@
+"""``tq serve`` and ``tq demo``: one server in this process, from its sockets to its last line."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import closing
+from functools import partial
+from typing import TypeVar
+
+import trio
+
+from tq import __version__
+from tq.api.app import make_app
+from tq.api.routes import ROUTES
+from tq.api.serve import CannotListen, bind_sockets, serve_http
+from tq.cli.exits import Exit, Fault
+from tq.clock import SystemClock, run_in_thread
+from tq.config import Address, Config, format_duration
+from tq.core.errors import StorageError
+from tq.engine.server import Server, Settings, run_server
+from tq.handlers import TaskQueue
+from tq.logs import Log, open_log, route_libraries
+from tq.storage.store import Store, open_store
+
+T = TypeVar("T")
+
+
+def run(queue: TaskQueue, config: Config) -> Exit:
+    """Serve *queue* until a signal ends it. What the user can mend is found before anything starts."""
+    log = open_log(format=config.log_format, level=config.log_level)
+    route_libraries(log)
+    sockets = _bind(config)
+    with closing(_open_store(config)) as store:
+        trio.run(_serve, queue, store, sockets, config, log)
+    return Exit.OK
+
+
+def _bind(config: Config) -> list[socket.socket]:
+    try:
+        return bind_sockets([str(config.bind)])
+    except CannotListen as error:
+        raise Fault(Exit.CANNOT_BIND, str(error)) from None
+
+
+def _open_store(config: Config) -> Store:
+    try:
+        return open_store(config.store, durable=config.durability == "full")
+    except StorageError as error:
+        raise Fault(Exit.CANNOT_OPEN_STORE, error.message) from None
+
+
+async def _serve(
+    queue: TaskQueue, store: Store, sockets: list[socket.socket], config: Config, log: Log
+) -> None:
+    threads = trio.CapacityLimiter(config.workers)
+
+    async def run_handler(function: Callable[[], T], /) -> T:
+        return await trio.to_thread.run_sync(function, limiter=threads)
+
+    server = Server(
+        queue,
+        store,
+        settings=Settings(
+            workers=config.workers,
+            buffer=config.buffer,
+            timeout_s=config.timeout_ms / 1000,
+            grace_s=config.grace_ms / 1000,
+        ),
+        clock=SystemClock(),
+        random=random.Random(),
+        run_sync=run_in_thread,
+        run_handler=run_handler,
+        emit=log.event,
+    )
+    front_door = partial(serve_http, make_app(server), sockets, draining=server.draining)
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+            run = partial(run_server, server, front_door=front_door, signals=signals, exit_now=os._exit)
+            await nursery.start(run)
+            _announce(queue, sockets, config)
+
+
+def _announce(queue: TaskQueue, sockets: list[socket.socket], config: Config) -> None:
+    """Tell, on stdout, where the server is (the first line, for scripts), what it serves, how to stop."""
+    first, *others = [f"http://{Address(*each.getsockname()[:2])}" for each in sockets]
+    types = "any" if queue.types is None else ", ".join(queue.types)
+    relaxed = "" if config.durability == "full" else " (durability relaxed)"
+    shown = [(route.method, route.path.replace("*}", "}"), route.summary) for route in ROUTES]
+    width = max(len(path) for _, path, _ in shown)
+    lines = [
+        f"tq {__version__} listening on {first}",
+        *(f"  and on {other}" for other in others),
+        f"  store {config.store}{relaxed}, {config.workers} workers, types: {types}",
+        "",
+        *(f"  {method:4}  {path:{width}}  {summary}" for method, path, summary in shown),
+        "",
+        f"Stop with Ctrl+C: running tasks get {format_duration(config.grace_ms)} to finish,"
+        " and everything that waits stays in the store.",
+    ]
+    # Nobody has to read this: a closed stdout is no reason to stop.
+    with contextlib.suppress(OSError):
+        print("\n".join(lines), flush=True)

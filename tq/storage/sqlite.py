@@ -1,0 +1,234 @@
+"""The store on one machine: a SQLite file, one writer, a few readers.
+
+Here are the connections, the transactions and the reading; what an op does to the tables is in
+`sqlite_batch`, the statements in `sqlite_sql`, the file itself in `sqlite_file`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import BoundedSemaphore, Lock
+from typing import Any, Final, TypeVar, cast
+
+import apsw
+
+from tq.core import ops
+from tq.core.errors import StorageUnavailable, TqError
+from tq.core.ops import AnyOp, LaneCount, Query, Reply, Stats
+from tq.core.task import State, Task
+from tq.storage import sqlite_sql as sql
+from tq.storage.sqlite_batch import Batch, Book, load_book
+from tq.storage.sqlite_file import claim_file, open_reader, open_writer, told_as_ours
+from tq.storage.store import Snapshot
+
+READERS_MAX: Final = 4
+"""Connections that read at the same time; further readers wait for one."""
+
+R = TypeVar("R")
+
+
+class SqliteStore:
+    """Tasks in the SQLite file at *path*, which no other process can open meanwhile.
+
+    Args:
+        path: The file; made, with mode 0600, if it is not there. Its folder must be.
+        durable: False lets the last changes be lost at a power cut (never at a crash), for speed.
+        vfs: The SQLite VFS to use; tests make the disk fail by it.
+    Raises:
+        StorageInUse: Another process, or this one, has the file open.
+        SchemaMismatch: Not a tq store, or one of a newer tq.
+        StorageUnavailable: It cannot be opened or made.
+    """
+
+    exclusive = True
+
+    def __init__(self, path: Path, *, durable: bool = True, vfs: str | None = None) -> None:
+        self._path = path.resolve()
+        self._lock: int | None = claim_file(self._path)
+        try:
+            self._writer = open_writer(self._path, durable=durable, vfs=vfs)
+        except BaseException:
+            self._unlock()
+            raise
+        self._readers = _Readers(self._path, vfs)
+        self._book: Book | None = None
+
+    def apply(self, ops: Sequence[AnyOp], now: int) -> list[Reply | TqError]:
+        if not ops:
+            return []
+        with told_as_ours(self._path), self._transaction() as book:
+            return Batch(self._writer, book, now).run(ops)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Book]:
+        """Commit what is done inside, or, at any exception, none of it.
+
+        The book is set aside meanwhile and put back only after the commit: after a failure the next
+        transaction reads it anew, so it can never say what the tables do not.
+        """
+        db = self._writer
+        book, self._book = self._book, None
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            book = book or load_book(db)
+            yield book
+            db.execute("COMMIT")
+        except BaseException:
+            # SQLite may have rolled back by itself, and at a broken disk may not be able to tell us so.
+            with suppress(apsw.Error):
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+            raise
+        self._book = book
+
+    def read(self, query: Query[R]) -> R:
+        with told_as_ours(self._path), self._readers.lend() as db:
+            match query:
+                case ops.GetTask(task_id=task_id):
+                    row = db.execute(sql.SELECT_TASK, (task_id,)).get
+                    answer: object = None if row is None else _task(row)
+                case ops.GetStats():
+                    answer = _stats(db)
+                case ops.NextDue():
+                    answer = db.execute(sql.SELECT_NEXT_DUE).get
+                case _:
+                    raise TypeError(f"not a query: {query!r}")
+        return cast(R, answer)
+
+    def snapshot(self) -> Snapshot:
+        with told_as_ours(self._path), self._readers.lend() as db:
+            # A transaction, so that what three statements read is of one moment.
+            db.execute("BEGIN")
+            everything = Snapshot(
+                tasks=tuple(_task(row) for row in db.execute(sql.SELECT_ALL_TASKS)),
+                stats=_stats(db),
+                servers=tuple(db.execute(sql.SELECT_SERVERS)),
+            )
+            db.execute("COMMIT")
+        return everything
+
+    def close(self) -> None:
+        if self._lock is None:
+            return
+        self._readers.close()
+        # What cannot be moved from the log into the file now is moved when the file is next opened.
+        with suppress(apsw.Error):
+            self._writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        with suppress(apsw.Error):
+            self._writer.close(True)
+        self._unlock()
+
+    def _unlock(self) -> None:
+        # The lock file stays: removing it would let two openers lock two files of one name.
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+class _Readers:
+    """Connections for reading, made when first needed, each lent to one thread at a time."""
+
+    def __init__(self, path: Path, vfs: str | None) -> None:
+        self._path = path
+        self._vfs = vfs
+        self._free = BoundedSemaphore(READERS_MAX)
+        self._guard = Lock()
+        self._idle: list[apsw.Connection] = []
+        self._closed = False
+
+    @contextmanager
+    def lend(self) -> Iterator[apsw.Connection]:
+        with self._free:
+            db = self._take()
+            try:
+                yield db
+            except BaseException:
+                # What failed once may stay broken, such as a lost mapping; the next reader opens anew.
+                db.close(True)
+                raise
+            self._give_back(db)
+
+    def _take(self) -> apsw.Connection:
+        with self._guard:
+            if self._closed:
+                raise StorageUnavailable(f"the store {self._path} is closed: open it again")
+            if self._idle:
+                return self._idle.pop()
+        return open_reader(self._path, vfs=self._vfs)
+
+    def _give_back(self, db: apsw.Connection) -> None:
+        with self._guard:
+            if self._closed:
+                db.close(True)
+            else:
+                self._idle.append(db)
+
+    def close(self) -> None:
+        with self._guard:
+            self._closed = True
+            while self._idle:
+                self._idle.pop().close(True)
+
+
+def _task(row: tuple[Any, ...]) -> Task:
+    """The task in a row of SELECT_TASK."""
+    (
+        *_,
+        state,
+        reason,
+        payload,
+        priority,
+        attempt,
+        max_attempts,
+        crashes,
+        generation,
+        timeout_ms,
+        retry,
+        ttl,
+    ) = row[:14]
+    created_at, run_at, started_at, finished_at, worker, server, cancel_reason, result, errors = row[14:]
+    return Task(
+        id=row[0],
+        type=row[1],
+        queue=row[2],
+        state=sql.STATE_OF[state],
+        reason=None if reason is None else sql.REASON_OF[reason],
+        payload=payload,
+        priority=priority,
+        attempt=attempt,
+        max_attempts=max_attempts,
+        crashes=crashes,
+        generation=generation,
+        timeout_ms=timeout_ms,
+        retry=sql.policy_of(retry),
+        result_ttl_ms=ttl,
+        created_at=created_at,
+        run_at=run_at,
+        started_at=started_at,
+        finished_at=finished_at,
+        worker=worker,
+        server=server,
+        cancel_reason=None if cancel_reason is None else sql.REASON_OF[cancel_reason],
+        result=result,
+        errors=() if errors is None else sql.history_decoder.decode(errors),
+    )
+
+
+def _stats(db: apsw.Connection) -> Stats:
+    lanes: list[LaneCount] = []
+    totals: dict[int, int] = {}
+    for queue, type, state, count in sql.counts_decoder.decode(db.execute(sql.SELECT_COUNTS).get):
+        if queue is None or type is None:
+            totals[state] = count
+        else:
+            lanes.append(LaneCount(queue, type, sql.STATE_OF[state], count))
+    return Stats(
+        lanes=tuple(sorted(lanes)),
+        submitted=totals.get(sql.SUBMITTED, 0),
+        succeeded=totals.get(sql.STATE_CODE[State.SUCCEEDED], 0),
+        failed=totals.get(sql.STATE_CODE[State.FAILED], 0),
+        cancelled=totals.get(sql.STATE_CODE[State.CANCELLED], 0),
+    )
