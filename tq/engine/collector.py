@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from random import Random
 from typing import Final
 
@@ -27,7 +28,7 @@ class Collector:
     def __init__(
         self,
         ledger: Ledger,
-        results: trio.MemoryReceiveChannel[Result],
+        results: trio.MemoryReceiveChannel[Result | trio.Event],
         *,
         clock: Clock,
         random: Random,
@@ -41,15 +42,28 @@ class Collector:
         self._backoff = Backoff(random)
 
     async def run(self) -> None:
-        """Record results until the channel is closed and empty."""
+        """Record results, for ever. Ends only by cancellation.
+
+        An Event among the results is set once everything sent before it is recorded.
+        """
         async for first in self._results:
-            batch = [first]
-            while len(batch) < COLLECT_MAX:
-                try:
-                    batch.append(self._results.receive_nowait())
-                except (trio.WouldBlock, trio.EndOfChannel):
-                    break
-            await self.record(batch)
+            batch: list[Result] = []
+            marks: list[trio.Event] = []
+            for each in (first, *self._more()):
+                if isinstance(each, Result):
+                    batch.append(each)
+                else:
+                    marks.append(each)
+            if batch:
+                await self.record(batch)
+            for mark in marks:
+                mark.set()
+
+    def _more(self) -> Iterator[Result | trio.Event]:
+        """What else lies in the channel already, up to COLLECT_MAX in all."""
+        with suppress(trio.WouldBlock, trio.EndOfChannel):
+            for _ in range(COLLECT_MAX - 1):
+                yield self._results.receive_nowait()
 
     async def record(self, batch: Sequence[Result]) -> None:
         """Record *batch*, waiting for the store as long as that takes."""

@@ -229,7 +229,7 @@ async def run_server(
         async with trio.open_nursery() as root:
             root.start_soon(server.ledger.run)
             await services.recover()
-            root.start_soon(services.run_collector)
+            root.start_soon(services.collector.run)
             root.start_soon(services.run_workers)
             root.start_soon(run_overseer, services.shop)
             root.start_soon(services.run_intake)
@@ -283,10 +283,9 @@ class Services:
         self._intake = trio.CancelScope()
         self._intake_done = trio.Event()
         self._workers_done = trio.Event()
-        self._collector_done = trio.Event()
         self._front_door_done = trio.Event()
         self._hand_over, inbox = trio.open_memory_channel[Lease](server.settings.buffer)
-        self._outbox, results = trio.open_memory_channel[Result](RESULTS_BUFFER)
+        self._outbox, results = trio.open_memory_channel[Result | trio.Event](RESULTS_BUFFER)
         self.shop = Workshop(
             queue=server.queue,
             pool=server.pool,
@@ -306,7 +305,7 @@ class Services:
             inbox=inbox,
             backoff=Backoff(server.random),
         )
-        self._collector = Collector(
+        self.collector = Collector(
             server.ledger, results, clock=server.clock, random=server.random, emit=server.emit
         )
 
@@ -362,11 +361,6 @@ class Services:
         await run_workers(self.shop)
         self._workers_done.set()
 
-    async def run_collector(self) -> None:
-        """The collector, until every result is recorded."""
-        await self._collector.run()
-        self._collector_done.set()
-
     async def run_front_door(
         self,
         front_door: FrontDoor | None,
@@ -401,9 +395,7 @@ class Services:
         await self._stop_workers()
         stuck = await self._conclude_stuck()
         await self._recall()
-        self._outbox.close()
-        with trio.move_on_after(RECORD_S):
-            await self._collector_done.wait()
+        await self._record_results(stuck)
         await self._front_door_done.wait()
         with suppress(StorageUnavailable):
             await server.ledger.ask(ops.Beat(server.id, gone=True))
@@ -433,6 +425,15 @@ class Services:
                     ended_at = self.server.clock.now_ms()
                     await self._outbox.send(attempt.result(None, ended_at=ended_at))
         return len(stuck)
+
+    async def _record_results(self, stuck: int) -> None:
+        """Let what attempts said reach the store; if that is away, the next start recovers their tasks."""
+        recorded = trio.Event()
+        with trio.move_on_after(RECORD_S):
+            if not stuck:
+                await self._workers_done.wait()
+            await self._outbox.send(recorded)
+            await recorded.wait()
 
     def emit_stopped(self, report: ExitReport) -> None:
         """Tell that the server has stopped."""

@@ -151,7 +151,7 @@ class Workshop:
     run_handler: RunSync
     emit: Callable[[Event], None]
     inbox: trio.MemoryReceiveChannel[Lease]
-    outbox: trio.MemorySendChannel[Result]
+    outbox: trio.MemorySendChannel[Result | trio.Event]
 
 
 async def run_workers(shop: Workshop) -> None:
@@ -251,19 +251,25 @@ def judge(attempt: Attempt, value: object, fault: BaseException | None) -> Outco
     cancellation and returns late has timed out all the same.
     """
     if attempt.scope.cancel_called:
-        match attempt.stop:
-            case None:
-                return timed_out(attempt.lease, fault)
-            case Stop.USER:
-                return Cancel()
-            case Stop.SHUTDOWN:
-                if fault is not None or attempt.scope.cancelled_caught:
-                    return None
-            case _:
-                assert_never(attempt.stop)
+        is_done_after_all = fault is None and not attempt.scope.cancelled_caught
+        if attempt.stop is not Stop.SHUTDOWN or not is_done_after_all:
+            return cut_short(attempt, fault)
     if fault is not None:
         return failure_of(fault)
     return _success(value)
+
+
+def cut_short(attempt: Attempt, fault: BaseException | None = None) -> Outcome | None:
+    """The outcome of an attempt whose scope was cancelled; None gives the lease back."""
+    match attempt.stop:
+        case None:
+            return timed_out(attempt.lease, fault)
+        case Stop.USER:
+            return Cancel()
+        case Stop.SHUTDOWN:
+            return None
+        case _:
+            assert_never(attempt.stop)
 
 
 def timed_out(lease: Lease, fault: BaseException | None = None) -> Failure:
@@ -350,7 +356,6 @@ async def oversee_once(shop: Workshop) -> int:
                 at=shop.clock.now_ms(), task_id=lease.task_id, type=lease.type, worker=attempt.worker
             )
         )
-        outcome = Cancel() if attempt.stop is Stop.USER else timed_out(lease)
         attempt.concluded = True
-        await shop.outbox.send(attempt.result(outcome, ended_at=shop.clock.now_ms()))
+        await shop.outbox.send(attempt.result(cut_short(attempt), ended_at=shop.clock.now_ms()))
     return len(overran)
