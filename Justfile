@@ -17,10 +17,10 @@ _list:
 setup:
     @{{made_of}} | cmp -s - {{stamp}} && test -x {{bin}}/python || {{just_executable()}} _install
 
-# Make .venv anew, or bring it up to date
+# Make .venv anew, or bring it up to date; compiled, or a start that may not write bytecode takes twice as long
 _install:
     test -x {{bin}}/python || uv venv --quiet --clear --python '>=3.11' .venv
-    uv pip sync --quiet --python {{bin}}/python --require-hashes requirements.lock
+    uv pip sync --quiet --compile-bytecode --python {{bin}}/python --require-hashes requirements.lock
     uv pip install --quiet --python {{bin}}/python --no-deps --no-build-isolation --editable .
     @{{made_of}} > {{stamp}}
 

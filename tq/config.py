@@ -59,7 +59,7 @@ class Setting:
     """One setting: its name, what it means, and the rule for its text.
 
     ``log_format`` is ``--log-format``, ``TQ_LOG_FORMAT`` and the key ``log_format``. ``parse`` raises
-    ValueError, with a reason where *form* alone would not tell.
+    ValueError, with a reason only where *form* would not tell.
     """
 
     name: str
@@ -110,10 +110,8 @@ def _parse(setting: Setting, source: str, text: str) -> object:
     try:
         return setting.parse(text)
     except ValueError as error:
-        reason = f" ({error})" if str(error) else ""
-        raise InvalidInput(
-            f"{source}: {text!r} is not allowed: it must be {setting.form}{reason}", field=setting.name
-        ) from None
+        reason = str(error) or f"it must be {setting.form}"
+        raise InvalidInput(f"{source}: {text!r} is not allowed: {reason}", field=setting.name) from None
 
 
 def _read_file(path: Path) -> dict[str, str]:
@@ -172,7 +170,7 @@ def _integer_between(low: int, high: int) -> Callable[[str], int]:
 
 def _workers(text: str) -> int:
     if ":" in text:
-        raise ValueError("a range MIN:MAX is not supported yet")
+        raise ValueError("a range MIN:MAX is not supported yet: give one number")
     return _integer_between(1, WORKERS_MAX)(text)
 
 

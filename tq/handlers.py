@@ -20,12 +20,45 @@ from tq.clock import Clock
 from tq.core.errors import InvalidInput, PayloadInvalid, UnknownType
 from tq.core.retry import RetryPolicy
 from tq.core.task import Json, Lease, NewTask, TaskId
-from tq.core.wire import SubmitRequest, TypeDefaults, check_name, new_task
+from tq.core.wire import DELAY_MAX_S, SubmitRequest, TypeDefaults, check_name, new_task
 
 CLEANUP_S: Final = 2.0
 """Seconds that a cancelled handler has to clean up."""
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Retry(Exception):
+    """Raise it to fail this attempt and say yourself when the next is made.
+
+    It burns the attempt; after the last one the task has failed. Without *after*, the policy says when.
+
+    Args:
+        message: Why, for the history.
+        after: Seconds until the next attempt.
+    """
+
+    def __init__(self, message: str = "", *, after: float | None = None) -> None:
+        super().__init__(message)
+        self.after_ms = None if after is None else _delay_ms(after)
+
+
+class Snooze(Exception):
+    """Raise it to do the task later: again after *seconds*, with no attempt burnt."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"again after {seconds} s")
+        self.delay_ms = _delay_ms(seconds)
+
+
+class Cancel(Exception):
+    """Raise it to end the task as cancelled: it is not to be done at all."""
+
+
+def _delay_ms(seconds: float) -> int:
+    if not 0 <= seconds <= DELAY_MAX_S:
+        raise ValueError(f"a delay is from 0 to {DELAY_MAX_S:.0f} seconds, not {seconds}")
+    return round(seconds * 1000)
 
 
 @dataclass(frozen=True, slots=True)

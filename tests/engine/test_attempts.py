@@ -13,7 +13,7 @@ from tq.clock import SystemClock, run_in_thread
 from tq.core.events import AttemptFinished, AttemptOverran, Event
 from tq.core.task import Reason, State, Task
 from tq.engine.server import Server, Settings, run_server
-from tq.handlers import Context, TaskQueue
+from tq.handlers import Cancel, Context, Retry, Snooze, TaskQueue
 from tq.storage.memory import MemoryStore
 from tq.testing import EPOCH_MS, finished, open_server, refuse_exit, submit
 
@@ -121,6 +121,69 @@ async def test_failure_is_retried_until_attempts_are_used_up(
     assert attempts == [1, 2, 3]
     assert [error.at - EPOCH_MS for error in task.errors] == [0, 10_000, 20_000]
     assert (task.state, task.attempt, task.generation) == (State.FAILED, 3, 3)
+
+
+async def test_handler_says_when_its_next_attempt_is_made(
+    queue: TaskQueue, autojump_clock: trio.testing.MockClock
+) -> None:
+    @queue.task("it")
+    async def it(ctx: Context) -> str:
+        if ctx.attempt < 3:
+            raise Retry("the rate limit", after=90)
+        return "done"
+
+    async with open_server(queue) as server:
+        task = await finished(server, await submit(server, type="it"))
+    assert (task.state, task.attempt, task.finished_at) == (State.SUCCEEDED, 3, EPOCH_MS + 180_000)
+    assert [(error.type, error.message) for error in task.errors] == [("Retry", "the rate limit")] * 2
+
+
+async def test_handler_that_asks_for_a_retry_too_often_has_failed(
+    queue: TaskQueue, autojump_clock: trio.testing.MockClock
+) -> None:
+    @queue.task("it")
+    async def it() -> None:
+        raise Retry(after=1)
+
+    assert (await run_one(queue)).state is State.FAILED
+
+
+async def test_snoozed_task_comes_back_with_no_attempt_burnt(
+    queue: TaskQueue, autojump_clock: trio.testing.MockClock
+) -> None:
+    snoozes = 0
+
+    @queue.task("it")
+    async def it(ctx: Context) -> int:
+        nonlocal snoozes
+        if snoozes < 5:
+            snoozes += 1
+            raise Snooze(60)
+        return ctx.attempt
+
+    task = await run_one(queue)
+    assert (task.state, task.result, task.errors) == (State.SUCCEEDED, "1", ())
+    assert (task.generation, task.finished_at) == (6, EPOCH_MS + 300_000)
+
+
+async def test_handler_can_cancel_its_own_task(
+    queue: TaskQueue, autojump_clock: trio.testing.MockClock
+) -> None:
+    @queue.task("it")
+    async def it() -> None:
+        async with trio.open_nursery():
+            raise Cancel("the order was withdrawn")
+
+    task = await run_one(queue)
+    assert (task.state, task.reason, task.errors) == (State.CANCELLED, Reason.USER, ())
+
+
+def test_delays_that_a_handler_asks_for_are_bounded() -> None:
+    for seconds in (-1, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="a delay is from 0 to"):
+            Snooze(seconds)
+        with pytest.raises(ValueError, match="a delay is from 0 to"):
+            Retry(after=seconds)
 
 
 async def test_result_that_is_not_json_fails_at_once_without_retry(

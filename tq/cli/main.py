@@ -79,7 +79,7 @@ def _config(flags: Mapping[str, str | None]) -> Config:
     return load_config(flags, environ=os.environ, folder=Path.cwd())
 
 
-@cli.command()
+@cli.command(short_help="Run a server for your handlers.")
 @click.argument("app", required=False, metavar="[MODULE:APP]")
 @_settings
 def serve(*, app: str | None, **flags: str | None) -> Exit:
@@ -97,7 +97,7 @@ def serve(*, app: str | None, **flags: str | None) -> Exit:
     return run(queue, config)
 
 
-@cli.command()
+@cli.command(short_help="Run a server to try: any type is accepted, some tasks fail.")
 @_settings
 def demo(**flags: str | None) -> Exit:
     """Run a server to try: it accepts any type, takes a moment, and fails one time in five.
@@ -116,8 +116,9 @@ class _SubmitCommand(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Give a ``--wait`` without a duration after it the longest there is."""
-        for index, (arg, after) in enumerate(zip(args, [*args[1:], ""], strict=True)):
-            if arg == "--wait" and not _is_duration(after):
+        following = [*args, ""][1:]
+        for index, after in enumerate(following):
+            if args[index] == "--wait" and not _is_duration(after):
                 args = [*args[:index], f"--wait={FOREVER}", *args[index + 1 :]]
         return super().parse_args(ctx, args)
 
@@ -177,7 +178,7 @@ def submit(*, url: str, wait: int | None, as_json: bool, **fields: Any) -> Exit:
     return run(url, fields, wait_ms=wait, as_json=as_json)
 
 
-@cli.command()
+@cli.command(short_help="Look at this machine and the settings: what is wrong, what to do.")
 @_settings
 @click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON.")
 def doctor(*, as_json: bool, **flags: str | None) -> Exit:

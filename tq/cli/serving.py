@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import signal
 import socket
+import sys
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing, suppress
 from functools import partial
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import trio
 
@@ -29,13 +29,19 @@ from tq.storage.store import Store, open_store
 
 T = TypeVar("T")
 
+SWITCH_INTERVAL_S: Final = 0.001
+"""The store's thread takes the GIL back several times per transaction, and beside a busy loop waits one
+switch interval each time: with Python's own 5 ms a batch of 100 took 6 ms instead of 1."""
+
 
 def run(queue: TaskQueue, config: Config) -> Exit:
     """Serve *queue* until a signal ends it. What the user can mend is found before anything starts."""
     log = open_log(format=config.log_format, level=config.log_level)
     route_libraries(log)
-    sockets = _bind(config)
-    with closing(_open_store(config)) as store:
+    with ExitStack() as opened:
+        sockets = [opened.enter_context(sock) for sock in _bind(config)]
+        store = opened.enter_context(closing(_open_store(config)))
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         trio.run(_serve, queue, store, sockets, config, log)
     return Exit.OK
 
@@ -103,5 +109,5 @@ def _announce(queue: TaskQueue, sockets: list[socket.socket], config: Config) ->
         " and everything that waits stays in the store.",
     ]
     # Nobody has to read this: a closed stdout is no reason to stop.
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         print("\n".join(lines), flush=True)

@@ -16,11 +16,13 @@ from typing import Any, Final, assert_never
 
 import msgspec
 import trio
+from msgspec import structs
 
+from tq import handlers
 from tq.clock import Clock, RunSync
 from tq.core.errors import PayloadInvalid, UnknownType
 from tq.core.events import AttemptOverran, Event, TaskStarted
-from tq.core.task import Cancel, Failure, Json, Lease, Outcome, Reason, Success, TaskId, cut_text
+from tq.core.task import Cancel, Failure, Json, Lease, Outcome, Reason, Snooze, Success, TaskId, cut_text
 from tq.core.wire import PAYLOAD_MAX
 from tq.engine.bell import Bell
 from tq.handlers import CLEANUP_S, Context, Handler, TaskQueue
@@ -255,7 +257,7 @@ def judge(attempt: Attempt, value: object, fault: BaseException | None) -> Outco
         if attempt.stop is not Stop.SHUTDOWN or not is_done_after_all:
             return cut_short(attempt, fault)
     if fault is not None:
-        return failure_of(fault)
+        return outcome_of(fault)
     return _success(value)
 
 
@@ -282,10 +284,22 @@ def timed_out(lease: Lease, fault: BaseException | None = None) -> Failure:
     )
 
 
-def failure_of(fault: BaseException) -> Failure:
-    """The failure that raising *fault* is. A group of one, however deep, is that one."""
+def outcome_of(fault: BaseException) -> Outcome:
+    """What raising *fault* means. A group of one, however deep, is that one."""
     while isinstance(fault, BaseExceptionGroup) and len(fault.exceptions) == 1:
         fault = fault.exceptions[0]
+    match fault:
+        case handlers.Snooze():
+            return Snooze(fault.delay_ms)
+        case handlers.Cancel():
+            return Cancel(cut_text(_message_of(fault)))
+        case handlers.Retry():
+            return structs.replace(_failure(fault), retry_after_ms=fault.after_ms)
+        case _:
+            return _failure(fault)
+
+
+def _failure(fault: BaseException) -> Failure:
     return Failure(
         reason=Reason.ERROR,
         type=type(fault).__qualname__,

@@ -1,0 +1,66 @@
+"""``python -m benchmarks [NAMES…] [--quick]``: measure and print one table."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+import time
+from collections.abc import Sequence
+
+import apsw
+
+from benchmarks import limits
+from benchmarks.measurements import FULL, MEASUREMENTS, QUICK, Row, folder
+
+HEADINGS = ("what", "figure", "this machine's own limit", "ratio", "target", "met?", "")
+
+
+def main() -> None:
+    """Measure what the command line names, or everything."""
+    parser = argparse.ArgumentParser(
+        prog="benchmarks", description="Measure the speed and memory of tq beside this machine's own limits."
+    )
+    names = ", ".join(MEASUREMENTS)
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"what to measure: {names}; everything if none"
+    )
+    parser.add_argument("--quick", action="store_true", help="smaller and less exact, in under a minute")
+    asked = parser.parse_args()
+    unknown = [name for name in asked.names if name not in MEASUREMENTS]
+    if unknown:
+        parser.error(f"there is no measurement {unknown[0]!r}: choose from {names}")
+    print(_machine())
+    rows: list[Row] = []
+    for name in asked.names or MEASUREMENTS:
+        begun = time.perf_counter()
+        rows += MEASUREMENTS[name](QUICK if asked.quick else FULL)
+        print(f"{name}: {time.perf_counter() - begun:.0f} s", file=sys.stderr)
+    print(_table(rows))
+
+
+def _machine() -> str:
+    with folder() as path:
+        flush_ms = limits.fsync_ms(path)
+    return (
+        f"{os.cpu_count()} cores, Python {platform.python_version()}, SQLite {apsw.sqlite_lib_version()},"
+        f" fsync {flush_ms:.2f} ms; load {os.getloadavg()[0]:.1f} before the start"
+    )
+
+
+def _table(rows: Sequence[Row]) -> str:
+    cells = [HEADINGS, *(_cells(row) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)) for row in cells]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
+    met = {True: "yes", False: "NO", None: ""}[row.met]
+    return (row.what, row.figure, row.limit, ratio, row.target, met, row.note)
+
+
+if __name__ == "__main__":
+    main()

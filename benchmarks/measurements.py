@@ -1,0 +1,310 @@
+"""The measurements: each starts fresh servers, does one thing to them, and gives rows of the table."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Final
+
+from benchmarks import limits
+from benchmarks.client import (
+    Address,
+    Connection,
+    Load,
+    ask,
+    hammer,
+    quantile,
+    request_bytes,
+    stream_at_once,
+    stream_lines,
+)
+from benchmarks.servers import ROOT, Server, serve_hello, serve_tq
+
+DELAYED: Final = b'{"type":"noop","payload":{},"delay":86400}'
+"""Stays in the store: only its submit is measured."""
+NDJSON_AT_ONCE: Final = 500
+"""Lines that tq stores in one transaction, and so the size of the raw ones."""
+BATCH: Final = 1_000
+DRAIN_AT_ONCE: Final = 100
+MEASURED: Final = "measured"
+WAITING: Final = "waiting"
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much of everything; see FULL and QUICK."""
+
+    rounds: int
+    round_s: float
+    submits: int
+    drained: int
+    waiting: int
+    samples: int
+    starts: int
+
+
+FULL: Final = Sizes(
+    rounds=3, round_s=3.0, submits=200_000, drained=50_000, waiting=1_000_000, samples=500, starts=5
+)
+QUICK: Final = Sizes(
+    rounds=3, round_s=1.0, submits=40_000, drained=20_000, waiting=100_000, samples=100, starts=3
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table; empty is what does not apply."""
+
+    what: str
+    figure: str
+    limit: str = ""
+    ratio: float | None = None
+    target: str = ""
+    met: bool | None = None
+    note: str = ""
+
+
+@contextmanager
+def folder() -> Iterator[Path]:
+    """A folder on the disk that the repository is on: /tmp may be memory, where a flush costs nothing."""
+    with tempfile.TemporaryDirectory(prefix=".run-", dir=ROOT / "benchmarks") as name:
+        path = Path(name)
+        # Should this process be killed, git does not see what is left.
+        (path / ".gitignore").write_text("*\n")
+        yield path
+
+
+# Single submits
+
+
+def posts(sizes: Sizes) -> Iterator[Row]:
+    """Durable single submits beside hello world, in turns, at two numbers of connections."""
+    with folder() as ours, folder() as theirs, ExitStack() as running:
+        tq = running.enter_context(serve_tq(ours))
+        hello = running.enter_context(serve_hello(theirs))
+        for connections in (16, 64):
+            yield _compare_posts(tq, hello, connections, sizes)
+
+
+def _compare_posts(tq: Server, hello: Server, connections: int, sizes: Sizes) -> Row:
+    request = request_bytes("POST", "/v1/tasks", DELAYED)
+
+    def load(server: Server, seconds: float) -> tuple[Load, float]:
+        before = server.cpu_s()
+        load = hammer(server.address, request, connections=connections, seconds=seconds)
+        return load, (server.cpu_s() - before) / len(load.latencies_ms) * 1e6
+
+    for server in (hello, tq):
+        load(server, 0.3)
+    pairs = [(load(hello, sizes.round_s), load(tq, sizes.round_s)) for _ in range(sizes.rounds)]
+    ratio = statistics.median(ours.per_second / theirs.per_second for (theirs, _), (ours, _) in pairs)
+    theirs_per_s = statistics.median(theirs.per_second for (theirs, _), _ in pairs)
+    ours_per_s = statistics.median(ours.per_second for _, (ours, _) in pairs)
+    latencies = [ms for _, (ours, _) in pairs for ms in ours.latencies_ms]
+    theirs_cpu, ours_cpu = (statistics.median(pair[side][1] for pair in pairs) for side in (0, 1))
+    return Row(
+        f"POST /v1/tasks, {connections} connections",
+        f"{ours_per_s:,.0f}/s",
+        f"{theirs_per_s:,.0f}/s hello world",
+        ratio,
+        "0.80 of it",
+        ratio >= 0.80,
+        f"p50 {quantile(latencies, 0.5):.1f} ms, p99 {quantile(latencies, 0.99):.1f} ms;"
+        f" CPU {ours_cpu:.0f} µs each, hello {theirs_cpu:.0f}",
+    )
+
+
+# Many submits
+
+
+def ndjson(sizes: Sizes) -> Iterator[Row]:
+    """Durable submits as lines, over one connection and over several."""
+    yield from _many_submits("NDJSON", sizes, _send_lines)
+
+
+def batch(sizes: Sizes) -> Iterator[Row]:
+    """Durable submits as arrays of a thousand."""
+    yield from _many_submits("batches of 1,000", sizes, _send_batches)
+
+
+def _many_submits(name: str, sizes: Sizes, send: Callable[[Address, int, int], float]) -> Iterator[Row]:
+    with folder() as path:
+        raw = limits.raw_inserts(path, count=sizes.submits, at_once=NDJSON_AT_ONCE)
+    for connections in (1, 4):
+        with folder() as path, serve_tq(path) as server:
+            before = server.cpu_s()
+            per_s = sizes.submits / send(server.address, sizes.submits, connections)
+            cpu_us = (server.cpu_s() - before) / sizes.submits * 1e6
+        yield Row(
+            f"submit by {name}, {connections} connection{'s' * (connections > 1)}",
+            f"{per_s:,.0f}/s",
+            f"{raw:,.0f}/s raw inserts",
+            per_s / raw,
+            "40,000/s",
+            per_s >= 40_000,
+            f"CPU {cpu_us:.0f} µs each",
+        )
+
+
+def _send_lines(address: Address, count: int, connections: int) -> float:
+    return stream_at_once(address, DELAYED + b"\n", count, connections=connections)
+
+
+def _send_batches(address: Address, count: int, connections: int) -> float:
+    request = request_bytes("POST", "/v1/tasks/batch", b"[" + b",".join([DELAYED] * BATCH) + b"]")
+    return hammer(address, request, connections=connections, count=count // BATCH).seconds
+
+
+# Running tasks
+
+
+def drain(sizes: Sizes) -> Iterator[Row]:
+    """No-op tasks run and their results stored: alone, beside many that wait, and in memory."""
+    with folder() as path:
+        raw = limits.raw_drain(path, count=sizes.drained, at_once=DRAIN_AT_ONCE)
+    alone, cpu_us = _drain(sizes)
+    shown = f"{sizes.drained:,} no-op tasks"
+    limit = f"{raw:,.0f}/s raw claim and finish"
+    yield Row(
+        f"drain of {shown}",
+        f"{alone:,.0f}/s",
+        limit,
+        alone / raw,
+        "8,000/s",
+        alone >= 8_000,
+        f"CPU {cpu_us:.0f} µs each",
+    )
+    for name, waiting in (("delayed", {"delay_ms": limits.DAY_MS}), ("of low priority", {"priority": -10})):
+        beside, cpu_us = _drain(sizes, waiting)
+        yield Row(
+            f"the same, {sizes.waiting:,} {name} waiting",
+            f"{beside:,.0f}/s",
+            f"{alone:,.0f}/s without them",
+            beside / alone,
+            "0.80 of it",
+            beside / alone >= 0.80,
+            f"CPU {cpu_us:.0f} µs each",
+        )
+    yield _drain_memory(sizes)
+
+
+def _drain(sizes: Sizes, waiting: dict[str, int] | None = None) -> tuple[float, float]:
+    """Tasks a second from first start to last finish, and microseconds of CPU for each.
+
+    They are in the store before the server starts.
+    """
+    with folder() as path:
+        others = limits.new_tasks(sizes.waiting, queue=WAITING, **waiting) if waiting else iter(())
+        limits.fill(path / "tq.db", chain(others, limits.new_tasks(sizes.drained, queue=MEASURED)))
+        with serve_tq(path) as server:
+            cpu_s = server.cpu_s()
+            _wait_succeeded(server.address, sizes.drained, MEASURED)
+            cpu_s = server.cpu_s() - cpu_s
+        took_s = limits.first_start_to_last_finish_s(path / "tq.db", queue=MEASURED)
+    return sizes.drained / took_s, cpu_s / sizes.drained * 1e6
+
+
+def _drain_memory(sizes: Sizes) -> Row:
+    with folder() as path, serve_tq(path, store="memory:") as server:
+        start = time.perf_counter()
+        stream_lines(server.address, b'{"type":"noop","payload":{}}\n', sizes.drained)
+        _wait_succeeded(server.address, sizes.drained, "default")
+        per_s = sizes.drained / (time.perf_counter() - start)
+    return Row("submit by NDJSON and drain, memory:", f"{per_s:,.0f}/s", note="no target")
+
+
+def _wait_succeeded(address: Address, count: int, queue: str) -> None:
+    while ask(address, "GET", "/v1/stats")["queues"].get(queue, {}).get("succeeded", 0) < count:
+        time.sleep(0.1)
+
+
+# An idle server
+
+
+def latency(sizes: Sizes) -> Iterator[Row]:
+    """Submit to handler start, one task every 20 ms."""
+    request = request_bytes("POST", "/v1/tasks", b'{"type":"stamp","payload":{}}')
+    sent_ns: dict[str, int] = {}
+    answered_ms: list[float] = []
+    with folder() as path:
+        flush_ms = limits.fsync_ms(path)
+        with serve_tq(path) as server:
+            connection = Connection(server.address)
+            due = time.monotonic()
+            for _ in range(sizes.samples):
+                due += 0.02
+                time.sleep(max(0.0, due - time.monotonic()))
+                now = time.monotonic_ns()
+                sent_ns[connection.ask(request)["id"]] = now
+                answered_ms.append((time.monotonic_ns() - now) / 1e6)
+            _wait_succeeded(server.address, sizes.samples, "default")
+            connection = Connection(server.address)
+            took_ms = [
+                (connection.ask(request_bytes("GET", f"/v1/tasks/{id}"))["result"] - sent) / 1e6
+                for id, sent in sent_ns.items()
+            ]
+    limit = f"{2 * flush_ms:.2f} ms for its two flushes"
+    for share, target_ms in ((0.5, 3.0), (0.99, 10.0)):
+        ms = quantile(took_ms, share)
+        yield Row(
+            f"submit to handler start at 50/s, p{share * 100:.0f}",
+            f"{ms:.2f} ms",
+            limit,
+            None,
+            f"≤ {target_ms:.0f} ms",
+            ms <= target_ms,
+            f"submit answered after {quantile(answered_ms, share):.2f} ms",
+        )
+
+
+def memory(sizes: Sizes) -> Iterator[Row]:
+    """Resident memory, of a server that has done nothing and of one with many tasks waiting."""
+    with folder() as path, serve_tq(path) as server:
+        ask(server.address, "GET", "/readyz")
+        time.sleep(1)
+        idle = server.resident_mb()
+        yield Row("resident memory, idle", f"{idle:.0f} MB", target="≤ 80 MB", met=idle <= 80)
+        stream_at_once(server.address, DELAYED + b"\n", sizes.waiting, connections=4)
+        full = server.resident_mb()
+        yield Row(
+            f"resident memory, {sizes.waiting:,} waiting",
+            f"{full:.0f} MB",
+            target="≤ 150 MB",
+            met=full <= 150,
+        )
+
+
+def start(sizes: Sizes) -> Iterator[Row]:
+    """From the start of the process to the first request answered."""
+    took = []
+    for _ in range(sizes.starts):
+        with folder() as path:
+            before = time.perf_counter()
+            with serve_tq(path) as server:
+                ask(server.address, "GET", "/v1/stats")
+                took.append(time.perf_counter() - before)
+    seconds = statistics.median(took)
+    yield Row(
+        "start to first answered request",
+        f"{seconds:.2f} s",
+        target="≤ 1 s",
+        met=seconds <= 1,
+        note=f"middle of {len(took)}",
+    )
+
+
+MEASUREMENTS: Final[dict[str, Callable[[Sizes], Iterator[Row]]]] = {
+    "posts": posts,
+    "ndjson": ndjson,
+    "batch": batch,
+    "drain": drain,
+    "latency": latency,
+    "memory": memory,
+    "start": start,
+}

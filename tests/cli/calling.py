@@ -1,0 +1,43 @@
+"""The fixture ``tq``: the command line in this process.
+
+A plugin that modules ask for by name, not a conftest.py: mypy cannot have two modules of that name.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from cli_kit import CallTq, Done
+
+from tq.cli.main import main
+
+
+@pytest.fixture
+def tq(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> CallTq:
+    """``tq`` in this process, in an empty folder, to its end; modules it imported are forgotten again."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    for name in [name for name in os.environ if name.startswith("TQ_")]:
+        monkeypatch.delenv(name)
+
+    def call(*args: str, stdin: str = "", **env: str) -> Done:
+        known = set(sys.modules)
+        with monkeypatch.context() as here:
+            here.setattr(sys, "argv", ["tq", *args])
+            here.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+            for name, value in env.items():
+                here.setenv(name, value)
+            with pytest.raises(SystemExit) as ended:
+                main()
+        for name in set(sys.modules) - known:
+            if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path)):
+                del sys.modules[name]
+        code = ended.value.code
+        assert isinstance(code, int)
+        return Done(code, *capfd.readouterr())
+
+    return call

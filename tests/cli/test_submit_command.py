@@ -1,0 +1,101 @@
+"""``tq submit`` against a real server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from cli_kit import APP, CallTq, Done, serving
+
+pytest_plugins = ("calling",)
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("submit")
+    (folder / "app.py").write_text(APP)
+    with serving("serve", "--store", "memory:", cwd=folder) as (_, url):
+        yield url
+
+
+@pytest.fixture
+def submit(url: str, tq: CallTq) -> CallTq:
+    return partial(tq, "submit", TQ_URL=url)
+
+
+def test_the_id_is_all_there_is_on_stdout(submit: CallTq) -> None:
+    assert submit("add", "a=1", "--id", "mine") == Done(0, "mine\n", "")
+    assert submit("add", "a=1", "--id", "mine") == Done(0, "mine\n", ""), "again: the same task"
+
+
+def test_every_field_reaches_the_server(submit: CallTq) -> None:
+    args = ["--queue", "slow", "--priority", "high", "--delay", "1h", "--timeout", "500ms"]
+    done = submit("add", "a=1", "--json", "--max-attempts", "3", *args)
+    task = json.loads(done.out)
+    assert done.code == 0
+    shown = {name: task[name] for name in ("queue", "priority", "state", "timeout", "max_attempts")}
+    assert shown == {
+        "queue": "slow",
+        "priority": 10,
+        "state": "scheduled",
+        "timeout": 0.5,
+        "max_attempts": 3,
+    }
+
+
+def test_wait_prints_the_result(submit: CallTq) -> None:
+    done = submit("add", "--wait", "a=41")
+    assert (done.code, done.out) == (0, "42\n")
+    assert done.err.endswith(" is pending\n"), "where the id can be found meanwhile"
+
+
+def test_wait_exits_by_the_outcome(submit: CallTq) -> None:
+    done = submit("fail", "--wait", "--id", "f")
+    assert (done.code, done.out) == (10, "")
+    assert done.err.splitlines()[-1] == "tq: f failed (error): no luck"
+
+
+def test_wait_ends_in_time(submit: CallTq) -> None:
+    done = submit("sleep", "seconds=30", "--wait", "200ms", "--id", "s")
+    assert (done.code, done.out) == (12, "")
+    assert done.err.splitlines()[-1] == "tq: s has not ended: it is running"
+
+
+@pytest.mark.parametrize(
+    ("values", "payload"),
+    [
+        (["a=1", "b=x", "c=1x", "d="], {"a": 1, "b": "x", "c": "1x", "d": ""}),
+        (["a=true", 'b="1"', "c=[1, 2]", "d=x=y"], {"a": True, "b": "1", "c": [1, 2], "d": "x=y"}),
+        (["--payload", '{"a": null}'], {"a": None}),
+        (["--payload", "@payload.json"], [1.5]),
+        (["--payload", "-"], "from stdin"),
+        ([], None),
+    ],
+)
+def test_payload_is_json_where_it_can_be(
+    submit: CallTq, tmp_path: Path, values: list[str], payload: object
+) -> None:
+    (tmp_path / "payload.json").write_text("[1.5]")
+    done = submit("echo", *values, "--wait", stdin='"from stdin"')
+    assert done.code == 0, done
+    assert json.loads(done.out) == payload
+
+
+def test_what_the_server_refuses_is_told_in_its_words(submit: CallTq) -> None:
+    done = submit("unheard-of", "a=1")
+    assert (done.code, done.out) == (7, "")
+    assert done.err == (
+        "tq: refused: type: no handler here does 'unheard-of': it must be one of add, echo, fail, sleep"
+        " [unknown_type]\n"
+    )
+    done = submit("add", "a=x")
+    assert done.code == 7
+    assert done.err.endswith(" [payload_invalid]\n")
+
+
+def test_a_url_that_is_no_tq_server_is_told_so(submit: CallTq, url: str) -> None:
+    line = submit("add", "a=1", TQ_URL=url + "/elsewhere").refused(7)
+    assert "there is nothing at /elsewhere/v1/tasks" in line
