@@ -31,7 +31,7 @@ def main() -> None:
     unknown = [name for name in asked.names if name not in MEASUREMENTS]
     if unknown:
         parser.error(f"there is no measurement {unknown[0]!r}: choose from {names}")
-    print(_machine())
+    print(_machine(), flush=True)
     rows: list[Row] = []
     for name in asked.names or MEASUREMENTS:
         begun = time.perf_counter()

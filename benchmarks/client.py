@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterable
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from http.client import HTTPResponse
 from typing import Any, TypeAlias
@@ -19,6 +20,7 @@ TIMEOUT_S = 60.0
 JSON_TYPE = "application/json"
 NDJSON_TYPE = "application/x-ndjson"
 
+_CLOSE = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
@@ -36,6 +38,8 @@ class Connection:
         self.socket = socket.create_connection(address, timeout=TIMEOUT_S)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sent_at = 0.0
+        self.is_last = False
+        """Whether the server said that it closes the connection after this answer."""
         self._buffer = b""
         self._needed = 0
 
@@ -59,6 +63,7 @@ class Connection:
             if length is None or self._buffer[9:10] != b"2":
                 raise ConnectionError(f"not the answer that was hoped for: {self._buffer[:500]!r}")
             self._needed = head + 4 + int(length[1])
+            self.is_last = _CLOSE.search(self._buffer, 0, head) is not None
         return len(self._buffer) >= self._needed
 
     def ask(self, request: bytes) -> Any:
@@ -74,11 +79,8 @@ class Connection:
 
 def ask(address: Address, method: str, path: str) -> Any:
     """The JSON of one answer, on a connection of its own: idle ones are closed after some seconds."""
-    connection = Connection(address)
-    try:
+    with closing(Connection(address)) as connection:
         return connection.ask(request_bytes(method, path))
-    finally:
-        connection.close()
 
 
 @dataclass
@@ -96,27 +98,33 @@ class Load:
 def hammer(
     address: Address, request: bytes, *, connections: int, seconds: float = 1e9, count: int = 10**9
 ) -> Load:
-    """Send *request* again and again on each of the *connections*, for *seconds* or *count* answers."""
+    """Send *request* again and again on each of the *connections*, for *seconds* or *count* answers.
+
+    Hypercorn closes a connection after a thousand requests; another takes its place.
+    """
     load = Load()
-    selector = selectors.DefaultSelector()
-    every = [Connection(address) for _ in range(connections)]
-    for connection in every:
-        selector.register(connection.socket, selectors.EVENT_READ, connection)
-    start = time.perf_counter()
-    end = start + seconds
-    for connection in every:
-        connection.send(request)
-    now = start
-    while now < end and len(load.latencies_ms) < count:
-        for key, _ in selector.select(TIMEOUT_S):
-            connection = key.data
-            if connection.receive():
-                now = time.perf_counter()
-                load.latencies_ms.append((now - connection.sent_at) * 1000)
-                connection.send(request)
-    load.seconds = now - start
-    for connection in every:
-        connection.close()
+    with selectors.DefaultSelector() as selector, ExitStack() as opened:
+
+        def open_connection() -> Connection:
+            connection = opened.enter_context(closing(Connection(address)))
+            selector.register(connection.socket, selectors.EVENT_READ, connection)
+            return connection
+
+        every = [open_connection() for _ in range(connections)]
+        now = start = time.perf_counter()
+        for connection in every:
+            connection.send(request)
+        while now < start + seconds and len(load.latencies_ms) < count:
+            for key, _ in selector.select(TIMEOUT_S):
+                connection = key.data
+                if connection.receive():
+                    now = time.perf_counter()
+                    load.latencies_ms.append((now - connection.sent_at) * 1000)
+                    if connection.is_last:
+                        selector.unregister(connection.socket)
+                        connection = open_connection()
+                    connection.send(request)
+        load.seconds = now - start
     return load
 
 

@@ -1,218 +1,236 @@
-"""The documentation says everything there is, and nothing that is not: settings, commands, codes, events."""
+"""What a user can name is documented, what is documented is there, and what the documents show works."""
 
 from __future__ import annotations
 
+import ast
+import json
 import re
-import subprocess
+import tomllib
 from collections.abc import Iterator
-from inspect import signature
 from pathlib import Path
 
 import click
-import msgspec
 import pytest
+from trio.testing import MockClock
 
-import tq
-import tq.api.problems
-from tq import TaskQueue
 from tq.api.problems import status_of
 from tq.api.routes import ROUTES
-from tq.cli.exits import EXIT_MEANINGS
+from tq.cli.exits import EXIT_MEANINGS, Exit
 from tq.cli.main import cli
-from tq.config import SETTINGS
+from tq.config import SETTINGS, load_config
 from tq.core.errors import TqError
-from tq.core.retry import RetryKind, RetryPolicy
-from tq.core.task import Reason, State, Task
-from tq.core.wire import SubmitRequest, task_view
+from tq.core.events import Event
+from tq.core.task import State
+from tq.handlers import TaskQueue
 from tq.logs import LEVELS
 from tq.testing.kit import finished, open_server, submit
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md"))]
-README = (ROOT / "README.md").read_text()
+DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+LIBRARY_LOGGED = "library.logged"
+"""The one line of the log that is no event of ours."""
+
+# Reading Markdown
 
 
-def page(name: str) -> str:
-    return (DOCS / name).read_text()
+def document(name: str) -> str:
+    return (ROOT / name).read_text()
 
 
-def section(text: str, heading: str) -> str:
-    """What stands under *heading*, which it must have, to the next of its level."""
-    level = heading.split()[0]
-    parts = re.split(rf"^{level} ", text, flags=re.M)
-    (found,) = [part for part in parts if part.startswith(heading.removeprefix(f"{level} ") + "\n")]
+def rows(text: str, *, head: str) -> dict[str, list[str]]:
+    """The rows of the first table of *text* whose first column is *head*, by what stands in that column."""
+    lines = iter(text.splitlines())
+    for line in lines:
+        if line.startswith(f"| {head} |"):
+            break
+    else:
+        raise AssertionError(f"no table with {head!r}")
+    next(lines)
+    found = {}
+    for line in lines:
+        if not line.startswith("|"):
+            break
+        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        found[cells[0].strip("`")] = cells
     return found
 
 
-def rows(text: str) -> list[list[str]]:
-    """The cells of each row of the tables in *text*; ``\\|`` is no border."""
-    lines = [line for line in text.splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+def names_in(text: str) -> set[str]:
+    """What *text* has in backticks."""
+    return set(re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.S)))
 
 
-def code_blocks(path: Path, language: str) -> Iterator[str]:
-    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", path.read_text(), re.M | re.S)
-    return (code for named, code in blocks if named == language)
+def snippets(text: str, language: str) -> list[str]:
+    """The blocks of *text* in *language*."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.M | re.S)
 
 
-def errors(kind: type[TqError] = TqError) -> Iterator[type[TqError]]:
-    """The error tree."""
-    yield kind
-    for each in kind.__subclasses__():
-        yield from errors(each)
+def section(text: str, title: str) -> str:
+    """What stands under the heading ``## title``."""
+    _, found, rest = f"\n{text}".partition(f"\n## {title}\n")
+    assert found, f"no section {title!r}"
+    return rest.partition("\n## ")[0]
 
 
-def test_every_setting_is_documented_with_its_names_and_default() -> None:
-    documented = [row[:4] for row in rows(section(page("configuration.md"), "## Settings"))[2:]]
-    assert documented == [
-        [f"`{each.flag}`", f"`{each.variable}`", f"`{each.name}`", f"`{each.default}`"] for each in SETTINGS
-    ]
+def test_tables_sections_names_and_snippets_are_read() -> None:
+    text = "## A\n| x | y |\n|---|---|\n| `a\\|b` | `c` |\n| d | e |\n\n## B\n```sh\n`no`\n```\n"
+    assert rows(text, head="x") == {"a\\|b": ["`a\\|b`", "`c`"], "d": ["d", "e"]}
+    assert section(text, "B") == "```sh\n`no`\n```\n"
+    assert names_in(section(text, "A")) == {"a\\|b", "c"}
+    assert names_in(section(text, "B")) == set()
+    assert snippets(text, "sh") == ["`no`\n"]
+    with pytest.raises(AssertionError, match="no table"):
+        rows(text, head="z")
 
 
-def test_every_command_and_flag_is_documented() -> None:
-    text = page("cli.md")
-    headings = re.findall(r"^## tq (\w+)$", text, re.M)
-    assert sorted(headings) == sorted(cli.commands)
+# What there is
+
+
+def test_every_setting_is_documented_with_its_names_and_its_default() -> None:
+    told = rows(document("docs/configuration.md"), head="flag")
+    assert {flag: [cell.strip("`") for cell in cells[1:4]] for flag, cells in told.items()} == {
+        setting.flag: [setting.variable, setting.name, setting.default] for setting in SETTINGS
+    }
+
+
+def test_every_command_and_every_option_is_documented() -> None:
+    text = document("docs/cli.md")
+    settings = {setting.flag for setting in SETTINGS}
     for name, command in cli.commands.items():
-        told = set(re.findall(r"--[a-z][a-z-]*", section(text, f"## tq {name}")))
-        flags = {flag for param in command.params if isinstance(param, click.Option) for flag in param.opts}
-        settings = {setting.flag for setting in SETTINGS}
-        if settings <= flags and name != "serve":
-            # Said once, at ``tq serve``; the others refer to it.
-            told |= settings
-        assert told == flags, name
+        # A flag with its value counts: `--id ID`.
+        told = set(re.findall(r"(?<![\w-])--[\w-]+", " ".join(names_in(section(text, f"tq {name}")))))
+        options = {opt for each in command.params if isinstance(each, click.Option) for opt in each.opts}
+        # "The flags are those of `tq serve`" is enough, elsewhere.
+        assert told <= options, f"{name}: told of, and not there"
+        assert options - told <= (set() if name == "serve" else settings), f"{name}: not told of"
+    assert set(re.findall(r"^## tq (\w+)$", text, re.M)) == set(cli.commands)
 
 
-def test_every_exit_code_is_documented() -> None:
-    documented = [(code, meaning) for code, meaning in rows(section(page("cli.md"), "## Exit codes"))[2:]]
-    assert documented == [(str(int(code)), meaning) for code, meaning in EXIT_MEANINGS.items()]
+def test_every_exit_code_is_documented_in_the_words_of_the_help() -> None:
+    told = {int(code): cells[1] for code, cells in rows(document("docs/cli.md"), head="code").items()}
+    assert told == {int(code): meaning for code, meaning in EXIT_MEANINGS.items()}
+    assert set(EXIT_MEANINGS) == set(Exit)
 
 
-def test_every_error_code_is_documented_with_its_status() -> None:
-    table = page("errors.md").partition("## Why a task failed")[0]
-    documented = {row[0].strip("`"): int(row[1][:3]) for row in rows(table)[2:]}
-    ours = {kind for kind in errors() if kind.__module__.startswith("tq.")}
-    assert documented == {kind.code: status_of(kind("")) for kind in ours}
+def family(kind: type[TqError]) -> Iterator[type[TqError]]:
+    """*kind* and everything that inherits from it, in tq itself."""
+    if kind.__module__.startswith("tq."):
+        yield kind
+    for child in kind.__subclasses__():
+        yield from family(child)
 
 
-def test_every_event_is_documented_with_level_and_fields() -> None:
-    documented = {row[0].strip("`"): row[1:3] for row in rows(page("events.md"))[2:]}
-    library = documented.pop("library.logged")
-    assert library[1] == "`logger` `message` `traceback`"
-    expected = {
-        str(kind.__struct_config__.tag): [
-            level.name.lower(),
-            " ".join(f"`{field}`" for field in kind.__struct_fields__ if field != "at"),
-        ]
-        for kind, level in LEVELS.items()
+def test_every_error_is_documented_with_its_status() -> None:
+    told = rows(document("docs/errors.md"), head="code")
+    kinds = {kind.code: kind for kind in family(TqError)}
+    assert set(told) == set(kinds)
+    for code, cells in told.items():
+        status = str(status_of(kinds[code]("…")))
+        assert re.match(rf"{status}\b", cells[1]), f"{code} is answered with {status}, not {cells[1]}"
+
+
+def test_every_event_is_documented_with_its_level_and_its_fields() -> None:
+    told = rows(document("docs/events.md"), head="event")
+    kinds = {str(kind.__struct_config__.tag): kind for kind in Event.__subclasses__()}
+    assert set(told) == {*kinds, LIBRARY_LOGGED}
+    for name, kind in kinds.items():
+        _, level, fields, _ = told[name]
+        assert level.startswith(LEVELS[kind].name.lower()), name
+        assert re.findall(r"`(\w+)`", fields) == [each for each in kind.__struct_fields__ if each != "at"], (
+            name
+        )
+
+
+def test_every_route_is_documented() -> None:
+    text = document("docs/http-api.md")
+    assert set(rows(text, head="route")) == {
+        f"{route.method} {route.path.replace('*}', '}')}" for route in ROUTES
     }
-    expected["attempt.finished"][0] += "; warning if it ended badly"
-    assert documented == expected
 
 
-def test_every_route_and_field_is_documented() -> None:
-    text = page("http-api.md")
-    overview = {row[0].strip("`") for row in rows(text)[2 : 2 + len(ROUTES)]}
-    routes = {f"{route.method} {route.path.replace('*}', '}')}" for route in ROUTES}
-    assert routes - {"GET /status/"} <= overview
-    submit = section(text, "## POST /v1/tasks")
-    documented = [row[0].strip("`") for row in rows(submit)[2:]]
-    assert sorted(documented) == sorted(SubmitRequest.__struct_fields__)
+# What is shown
+
+SNIPPETS = [
+    pytest.param(snippet, id=f"{path.name}-{number}")
+    for path in DOCUMENTS
+    for number, snippet in enumerate(snippets(path.read_text(), "python"))
+]
 
 
-def test_every_field_of_a_task_is_shown() -> None:
-    kinds = {"id": "t", "type": "x", "queue": "q", "state": State.FAILED, "reason": Reason.ERROR}
-    zeros = dict.fromkeys(["priority", "attempt", "max_attempts", "crashes", "generation", "worker"], 1)
-    times = dict.fromkeys(["timeout_ms", "created_at", "run_at", "started_at", "finished_at"], 1)
-    rest = {"retry": RetryPolicy(), "result_ttl_ms": None, "server": "s", "cancel_reason": Reason.USER}
-    texts = {"payload": "1", "result": "1", "errors": ()}
-    task = Task(**kinds, **zeros, **times, **rest, **texts)  # type: ignore[arg-type]
-    text = section(page("http-api.md"), "## GET /v1/tasks/{id}")
-    missing = [name for name in task_view(task) if f'"{name}":' not in text]
-    assert missing == []
+@pytest.mark.parametrize("snippet", SNIPPETS)
+def test_every_python_snippet_runs(snippet: str) -> None:
+    flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    names: dict[str, object] = {"__name__": "snippet"}
+    exec(compile(snippet, "snippet", "exec", flags=flags, dont_inherit=True), names)
+    queues = [value for value in names.values() if isinstance(value, TaskQueue)]
+    assert all(queue.types for queue in queues), "a queue without a handler"
 
 
-def test_every_example_of_json_is_json() -> None:
-    for block in [block for path in PAGES for block in code_blocks(path, "json")]:
-        msgspec.json.decode(block)
+@pytest.mark.parametrize("name", ["docs/handlers.md"])
+async def test_the_test_that_is_shown_passes(name: str, autojump_clock: MockClock) -> None:
+    (shown,) = [snippet for snippet in snippets(document(name), "python") if "async def test_" in snippet]
+    names: dict[str, object] = {"__name__": "snippet"}
+    exec(compile(shown, "snippet", "exec", dont_inherit=True), names)
+    (test,) = [value for key, value in names.items() if key.startswith("test_")]
+    assert callable(test)
+    await test(autojump_clock)
 
 
-def test_states_and_reasons_are_documented() -> None:
-    text = page("index.md")
-    missing = [each.value for each in [*State, *Reason] if f"`{each.value}`" not in text]
-    assert missing == []
+async def test_the_handler_of_the_readme_does_the_task_of_the_readme(autojump_clock: MockClock) -> None:
+    text = document("README.md")
+    (handler,) = snippets(text, "python")
+    (body,) = re.findall(r"-d '(\{.*?\})'", section(text, "Submit a task"), re.S)
+    names: dict[str, object] = {"__name__": "app"}
+    exec(compile(handler, "app.py", "exec", dont_inherit=True), names)
+    app = names["app"]
+    assert isinstance(app, TaskQueue)
+    async with open_server(app) as server:
+        task = await finished(server, await submit(server, **json.loads(body)))
+    assert task.state is State.SUCCEEDED, task.errors
+    assert task.result == '{"sent":"Hello to ada@example.org"}'
 
 
-def test_what_a_handler_may_say_is_documented() -> None:
-    text = page("handlers.md")
-    table = rows(section(text, "## What `@app.task` takes"))[2:]
-    parameters = [name for name in signature(TaskQueue.task).parameters if name != "self"]
-    assert sorted(row[0].strip("`") for row in table) == sorted(parameters)
-    missing = [name for name in tq.__all__ if name not in text]
-    missing += [kind for kind in RetryKind if f'"{kind}"' not in text]
-    missing += [name for name in RetryPolicy.__struct_fields__ if name not in text]
-    missing += [name for name in vars(tq.Context) if name[0] != "_" and f"ctx.{name}" not in text]
-    assert [name for name in missing if name not in ("ctx", "task", "clock", "deadline_at")] == []
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_leads_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text()):
+        if re.match(r"[a-z]+:", target):
+            continue
+        file, _, anchor = target.partition("#")
+        there = (path.parent / file).resolve() if file else path
+        assert there.exists(), target
+        if anchor:
+            titles = re.findall(r"^#+ (.+)$", there.read_text(), re.M)
+            assert anchor in {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}, (
+                target
+            )
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
-def test_links_lead_somewhere(path: Path) -> None:
-    text = path.read_text()
-    for link in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
-        name, _, anchor = link.partition("#")
-        target = path.parent / name if name else path
-        assert target.exists(), link
-        headings = re.findall(r"^#+ (.*)$", target.read_text(), re.M)
-        assert not anchor or anchor in [heading.lower().replace(" ", "-") for heading in headings], link
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_settings_that_are_shown_are_taken(path: Path, tmp_path: Path) -> None:
+    for snippet in snippets(path.read_text(), "toml"):
+        (tmp_path / "tq.toml").write_text(snippet)
+        assert load_config({}, environ={}, folder=tmp_path) != load_config(
+            {}, environ={}, folder=ROOT / "docs"
+        )
+        assert tomllib.loads(snippet)
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
-def test_python_in_the_documentation_runs(path: Path) -> None:
-    for block in code_blocks(path, "python"):
-        exec(compile(block, path.name, "exec", dont_inherit=True), {"__name__": "snippet"})
+# The folder picture
 
 
-async def test_the_handler_of_the_readme_does_its_task(autojump_clock: object) -> None:
-    names: dict[str, TaskQueue] = {}
-    exec(compile(next(code_blocks(ROOT / "README.md", "python")), "README.md", "exec"), names)
-    async with open_server(names["app"]) as server:
-        task = await finished(server, await submit(server, type="email", payload={"to": "ada"}))
-    assert task.result == '{"sent":"Hello to ada"}'
+def pictured(text: str) -> set[str]:
+    """The names in the folder picture of *text* that stand under ``tq/``."""
+    (picture,) = re.findall(r"^```\n((?:.*\n)*?tq/\n(?:.*\n)*?)```$", text, re.M)
+    inside = picture.partition("tq/\n")[2]
+    return {line.split()[0] for line in re.match(r"(?:  .*\n)*", inside)[0].splitlines()}  # type: ignore[index]
 
 
-def picture() -> tuple[set[str], set[str]]:
-    """The names at the top of the folder picture in the README, and those in ``tq/``."""
-    text = next(code_blocks(ROOT / "README.md", ""))
-    inside = set(re.findall(r"^  (\S+)", text, re.M))
-    top = (
-        set(re.findall(r"(?:^|, | {3,})([A-Za-z_.]+/|[A-Za-z]+\.\w+|Justfile)(?= |,|$)", text, re.M)) - inside
-    )
-    return top, inside
-
-
-def test_the_folder_picture_is_the_tree() -> None:
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    files = [Path(name) for name in listed.stdout.splitlines() if (ROOT / name).exists()]
-    folders = {f"{path.parts[0]}/" for path in files if len(path.parts) > 1 and path.parts[0][0] != "."}
-    package = {
-        path.parts[1] + ("/" if len(path.parts) > 2 else "")
-        for path in files
-        if path.parts[0] == "tq" and not path.name.startswith("__")
+def test_the_folder_picture_of_the_readme_is_that_of_the_package() -> None:
+    there = {
+        path.name + "/" * path.is_dir() for path in (ROOT / "tq").iterdir() if not path.name.startswith("__")
     }
-    top, inside = picture()
-    assert inside == package
-    assert {name for name in top if name.endswith("/")} == folders
-    assert all((ROOT / name).exists() for name in top)
+    assert pictured(document("README.md")) == there
 
 
-def test_every_page_is_in_the_index() -> None:
-    for name in (path.name for path in DOCS.glob("*.md") if path.name != "index.md"):
-        assert f"({name})" in page("index.md")
-        assert f"(docs/{name})" in README
+def test_the_folder_picture_is_read() -> None:
+    assert pictured("```\nx.toml\ntq/\n  core/   rules\n  a.py  b\ntests/  c\n```\n") == {"core/", "a.py"}

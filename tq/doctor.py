@@ -26,7 +26,7 @@ from tq import __version__
 from tq.api.serve import CannotListen, bind_sockets
 from tq.config import Config
 from tq.core.errors import StorageError
-from tq.storage.sqlite_file import APPLICATION_ID, open_reader, told_as_ours
+from tq.storage.sqlite_file import _version, open_reader, told_as_ours
 
 LIBRARIES: Final = ("trio", "quart", "quart-trio", "hypercorn", "msgspec", "click", "httpx2")
 WAL_RESET_FIXED: Final = (3, 51, 3)
@@ -219,21 +219,34 @@ def check_store(path: Path) -> Check:
     """Whether the SQLite store at *path* is free and ours. It is not changed, nor made."""
     if not path.exists():
         return Check("store", Status.OK, f"{path} is not there yet: the first start makes it")
+    if path.is_dir():
+        return Check("store", Status.FAIL, f"{path} is a folder", "give the path of a file in it")
     holder = _holder(path)
     if holder:
         advice = "this is right if that is your server: a SQLite store serves one at a time"
         return Check("store", Status.WARN, f"{path} is in use by process {holder}", advice)
     try:
-        with told_as_ours(path), closing(open_reader(path, vfs=None)) as db:
-            tables = db.execute("SELECT count(*) FROM sqlite_schema").get
-            ours = db.pragma("application_id") == APPLICATION_ID
-            schema = db.pragma("user_version")
+        with told_as_ours(path), closing(_open_unchanged(path)) as db:
+            schema = _version(db, path)
     except StorageError as fault:
-        return Check("store", Status.FAIL, fault.message, "see docs/errors.md")
-    if tables and not ours:
-        return Check("store", Status.FAIL, f"{path} is a database of another program", "name another store")
+        # Their messages are "what is wrong: what to do".
+        found, _, advice = fault.message.rpartition(": ")
+        return Check("store", Status.FAIL, found, advice)
     size_mib = path.stat().st_size / 1024**2
     return Check("store", Status.OK, f"{path} opens, schema {schema}, {size_mib:.1f} MiB, nobody has it")
+
+
+def _open_unchanged(path: Path) -> apsw.Connection:
+    """A reader of *path* that leaves no files behind.
+
+    A plain reader makes the log and the shared memory if they are not there, and nobody would take them
+    away. After a crash they are, and have to be read.
+    """
+    log = path.with_name(path.name + "-wal")
+    if log.exists() and log.stat().st_size > 0:
+        return open_reader(path, vfs=None)
+    address = path.absolute().as_uri() + "?immutable=1"
+    return apsw.Connection(address, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
 
 
 def _holder(path: Path) -> str:

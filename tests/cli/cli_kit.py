@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 APP = """
-from tq.handlers import Context, TaskQueue
+from tq import Cancel, TaskQueue
 
 app = TaskQueue()
 
@@ -24,6 +24,10 @@ async def add(a: int, b: int = 1) -> int:
 @app.task("fail", max_attempts=1)
 def fail() -> None:
     raise ValueError("no luck")
+
+@app.task("drop")
+def drop() -> None:
+    raise Cancel("not wanted")
 
 @app.task("echo")
 async def echo(payload: object) -> object:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import signal
 import socket
+import tomllib
 from pathlib import Path
 
 import pytest
-from cli_kit import APP, CallTq, Done, run_tq, serving
+from cli_kit import APP, ROOT, CallTq, Done, run_tq, serving
 
 from tq import __version__
+from tq.cli.exits import EXIT_MEANINGS
+from tq.cli.main import main
 
 pytest_plugins = ("calling",)
 
@@ -74,6 +78,7 @@ def test_a_process_of_its_own_refuses_in_the_same_words(tmp_path: Path) -> None:
 
 def test_a_bad_variable_and_a_bad_file_are_named(tq: CallTq, tmp_path: Path) -> None:
     assert "TQ_WORKERS: 'x' is not" in tq("serve", TQ_WORKERS="x").refused(2)
+    assert "--workers: 'y' is not" in tq("serve", "--workers", "y", TQ_WORKERS="x").refused(2)
     (tmp_path / "tq.toml").write_text("wrkers = 3")
     assert "tq.toml: unknown key 'wrkers'" in tq("serve").refused(2)
 
@@ -140,7 +145,7 @@ def test_a_signal_stops_the_server_in_order(tmp_path: Path, name: str) -> None:
         # What readline has buffered, communicate would not give.
         out, err = process.stdout.read(), process.stderr.read()
     assert process.returncode == 0, err
-    assert "types: add, echo, fail, sleep" in out
+    assert "types: add, drop, echo, fail, sleep" in out
     assert "POST  /v1/tasks " in out
     assert out.rstrip().endswith("everything that waits stays in the store.")
     logged = [json.loads(line)["event"] for line in err.splitlines()]
@@ -151,4 +156,12 @@ def test_version_and_help_need_no_settings(tq: CallTq, tmp_path: Path) -> None:
     (tmp_path / "tq.toml").write_text("broken")
     assert tq("--version") == Done(0, f"tq {__version__}\n", "")
     assert tq() == tq("--help")
-    assert "Exit codes:" in tq().out
+    _, _, codes = tq().out.partition("Exit codes:\n")
+    told = dict(line.split(maxsplit=1) for line in codes.splitlines() if line.strip())
+    assert told == {str(int(code)): meaning for code, meaning in EXIT_MEANINGS.items()}
+
+
+def test_the_console_script_is_the_command_line() -> None:
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    module, _, attribute = scripts["tq"].partition(":")
+    assert getattr(importlib.import_module(module), attribute) is main

@@ -2,11 +2,15 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
+from contextlib import closing
 from itertools import count
 from pathlib import Path
 
+import apsw
 import pytest
-from cli_kit import run_tq, serving
+from cli_kit import ROOT, run_tq, serving
 
 from tq.config import load_config
 from tq.doctor import (
@@ -20,7 +24,13 @@ from tq.doctor import (
     examine,
     report_text,
 )
+from tq.storage.sqlite_file import APPLICATION_ID
 from tq.storage.store import open_store
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
 
 MOUNTS = """\
 /dev/sda1 / ext4 rw 0 0
@@ -94,18 +104,56 @@ def test_a_store_is_looked_at_and_not_changed(tmp_path: Path) -> None:
     assert held.status is Status.WARN
     assert "is in use by process" in held.found
 
-    before = path.read_bytes()
+    before = contents(tmp_path)
     free = check_store(path)
     assert free.status is Status.OK, free
     assert "opens, schema" in free.found
-    assert path.read_bytes() == before
+    assert contents(tmp_path) == before, "no log, no shared memory left behind"
 
 
-def test_a_store_that_is_none_fails(tmp_path: Path) -> None:
-    (tmp_path / "text.db").write_text("hello " * 1000)
-    assert check_store(tmp_path / "text.db").status is Status.FAIL
-    (tmp_path / "folder.db").mkdir()
-    assert check_store(tmp_path / "folder.db").status is Status.FAIL
+def test_the_log_that_a_crash_left_is_read_and_kept(tmp_path: Path) -> None:
+    path = tmp_path / "tq.db"
+    crash = f"""
+import os
+from tq.storage.store import open_store
+store = open_store("sqlite:///{path}")
+os._exit(0)
+"""
+    subprocess.run([sys.executable, "-c", crash], check=True, cwd=ROOT)
+    before = contents(tmp_path)
+    assert before["tq.db-wal"]
+    found = check_store(path)
+    assert found.status is Status.OK, found
+    assert "schema 0" not in found.found, "what is only in the log counts"
+    # The shared memory is an index of the log, which every opener may make anew.
+    assert contents(tmp_path) | {"tq.db-shm": b""} == before | {"tq.db-shm": b""}
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("text.db", "give another path"),
+        ("folder.db", "give the path of a file in it"),
+        ("other.db", "give another path"),
+        ("newer #1?.db", "use a newer tq"),
+    ],
+)
+def test_a_store_that_would_be_refused_fails(tmp_path: Path, name: str, advice: str) -> None:
+    path = tmp_path / name
+    match name:
+        case "text.db":
+            path.write_text("hello " * 1000)
+        case "folder.db":
+            path.mkdir()
+        case _:
+            with closing(apsw.Connection(str(path))) as db:
+                db.execute("CREATE TABLE a (b)")
+                if name != "other.db":
+                    db.pragma("application_id", APPLICATION_ID)
+                    db.pragma("user_version", 99)
+    check = check_store(path)
+    assert (check.status, check.advice) == (Status.FAIL, advice)
+    assert check.found.startswith(str(path))
 
 
 def test_an_address_in_use_fails(tmp_path: Path) -> None:

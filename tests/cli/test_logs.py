@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import io
 import json
 import logging
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from tq.core import events
 from tq.core.events import AttemptFinished, Event, ServerStarted, TaskSubmitted
 from tq.core.task import Reason, ServerId, State, TaskId
-from tq.logs import LEVELS, Level, Log, level_of, printable, route_libraries
+from tq.logs import LEVELS, Level, Log, level_of, open_log, printable, route_libraries
 
 NOON = 1_767_268_800_123
 """2026-01-01T12:00:00.123Z"""
@@ -103,6 +105,38 @@ def test_no_text_can_forge_a_line_or_command_a_terminal(as_json: bool) -> None:
 def test_printable_text_stays_as_it_is() -> None:
     assert printable("Grüße 你好") == "Grüße 你好"
     assert printable("\0\ud800") == r"\x00\ud800"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("format", "stream", "no_colour", "begins"),
+    [
+        ("auto", io.StringIO(), None, '{"ts":"2026'),
+        ("text", io.StringIO(), None, "12:00:00.123 info "),
+        ("auto", Terminal(), None, "\x1b[2m12:00:00.123"),
+        ("auto", Terminal(), "", "12:00:00.123 info "),
+        ("json", Terminal(), None, '{"ts":"2026'),
+    ],
+)
+def test_lines_are_json_off_a_terminal(
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    format: str,
+    stream: io.StringIO,
+    no_colour: str | None,
+    begins: str,
+) -> None:
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    if no_colour is not None:
+        monkeypatch.setenv("NO_COLOR", no_colour)
+    open_log(format=format, level="info").event(finished())
+    assert capfd.readouterr().err.startswith(begins)
 
 
 @pytest.fixture

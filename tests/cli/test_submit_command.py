@@ -57,6 +57,10 @@ def test_wait_exits_by_the_outcome(submit: CallTq) -> None:
     assert (done.code, done.out) == (10, "")
     assert done.err.splitlines()[-1] == "tq: f failed (error): no luck"
 
+    done = submit("drop", "--wait", "--id", "d")
+    assert (done.code, done.out) == (11, "")
+    assert done.err.splitlines()[-1] == "tq: d was cancelled (user)"
+
 
 def test_wait_ends_in_time(submit: CallTq) -> None:
     done = submit("sleep", "seconds=30", "--wait", "200ms", "--id", "s")
@@ -88,7 +92,7 @@ def test_what_the_server_refuses_is_told_in_its_words(submit: CallTq) -> None:
     done = submit("unheard-of", "a=1")
     assert (done.code, done.out) == (7, "")
     assert done.err == (
-        "tq: refused: type: no handler here does 'unheard-of': it must be one of add, echo, fail, sleep"
+        "tq: refused: type: no handler here does 'unheard-of': it must be one of add, drop, echo, fail, sleep"
         " [unknown_type]\n"
     )
     done = submit("add", "a=x")

@@ -254,7 +254,9 @@ class Site:
         return {task.id: task for task in self.snapshot().tasks}
 
 
-def wait_until(condition: Callable[[], bool], *, timeout_s: float = PATIENCE_S, every_s: float = 0.02) -> None:
+def wait_until(
+    condition: Callable[[], bool], *, timeout_s: float = PATIENCE_S, every_s: float = 0.02
+) -> None:
     """Poll *condition*, for what nothing tells about."""
     deadline = time.monotonic() + timeout_s
     while not condition():

@@ -7,6 +7,7 @@ seed brings back the plan, not the run).
 from __future__ import annotations
 
 import http.client
+import itertools
 import json
 import os
 import threading
@@ -101,7 +102,7 @@ class Place:
 
 
 class Client:
-    """One thread that repeats what it does until `Place.closing`, with each request repeated until answered."""
+    """One thread that repeats what it does until `Place.closing`, each request until it is answered."""
 
     def __init__(self, name: str, place: Place, journal: Journal, seed: str) -> None:
         self._name = name
@@ -336,7 +337,7 @@ def check_all(site: Site, journal: Journal, runs: Sequence[tuple[int, str, int]]
     again = [task_id for at, task_id, _ in runs if at >= journal.seen_final.get(task_id, at + 1)]
     assert again == [], f"ran after it was seen final: {told}"
     for task_id, numbers in generations.items():
-        assert all(a < b for a, b in zip(numbers, numbers[1:], strict=False)), f"{task_id} {numbers} {told}"
+        assert all(a < b for a, b in itertools.pairwise(numbers)), f"{task_id} {numbers} {told}"
     for task in tasks.values():
         check_task(task, generations.get(task.id, []), told)
 
