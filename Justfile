@@ -8,6 +8,7 @@ bin := ".venv/bin"
 # What .venv is made of, and where: when this changes, it is made anew.
 stamp := ".venv/.made-of"
 made_of := "(pwd; cksum requirements.lock pyproject.toml)"
+# `exec` below: just passes SIGTERM on to its child, which must be the server, not a shell around it.
 
 # List the recipes
 _list:
@@ -27,17 +28,17 @@ _install:
 # Start the demo server on http://127.0.0.1:8080: any type is accepted, some tasks fail
 [no-exit-message]
 run *ARGS: setup
-    @{{bin}}/tq demo "$@"
+    @exec {{bin}}/tq demo "$@"
 
 # Start a server for your own handlers, as in `just serve examples.hello:app`
 [no-exit-message]
 serve *ARGS: setup
-    @{{bin}}/tq serve "$@"
+    @exec {{bin}}/tq serve "$@"
 
 # Run the tests; ARGS go to pytest
 [no-exit-message]
 test *ARGS: setup
-    @{{bin}}/python -m pytest "$@"
+    @exec {{bin}}/python -m pytest "$@"
 
 # Lint, check the format and the types
 check: setup
@@ -45,10 +46,15 @@ check: setup
     {{bin}}/ruff format --check .
     {{bin}}/mypy
 
+# Live seeded worlds of crashes and lost stores, as in `just sim --seed 7 --count 100`
+[no-exit-message]
+sim *ARGS: setup
+    @exec {{bin}}/python -m tq.testing.simulation "$@"
+
 # Measure speed and memory, beside the machine's own limits; ARGS choose what
 [no-exit-message]
 bench *ARGS: setup
-    @{{bin}}/python -m benchmarks "$@"
+    @exec {{bin}}/python -m benchmarks "$@"
 
 # Format the code and mend what ruff can
 fmt: setup
@@ -63,7 +69,7 @@ lock:
 # Look at this machine: versions, disk, limits, ports; what is wrong and what to do
 [no-exit-message]
 doctor *ARGS: setup
-    @{{bin}}/tq doctor "$@"
+    @exec {{bin}}/tq doctor "$@"
 
 # Remove what was made here: .venv and the caches of the tools
 clean:

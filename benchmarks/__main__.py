@@ -8,6 +8,7 @@ import platform
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import apsw
 
@@ -33,11 +34,35 @@ def main() -> None:
         parser.error(f"there is no measurement {unknown[0]!r}: choose from {names}")
     print(_machine(), flush=True)
     rows: list[Row] = []
+    others = OtherWork()
     for name in asked.names or MEASUREMENTS:
         begun = time.perf_counter()
         rows += MEASUREMENTS[name](QUICK if asked.quick else FULL)
         print(f"{name}: {time.perf_counter() - begun:.0f} s", file=sys.stderr)
     print(_table(rows))
+    print(f"Others used {others.share():.0%} of the cores meanwhile: the less, the more these figures mean.")
+
+
+class OtherWork:
+    """How much of the cores everybody but this process and its servers has used since it was made."""
+
+    def __init__(self) -> None:
+        self._begun_s = time.perf_counter()
+        self._others_s = self._used_s()
+
+    def share(self) -> float:
+        """From 0 to 1."""
+        passed_s = (time.perf_counter() - self._begun_s) * (os.cpu_count() or 1)
+        return max(0.0, self._used_s() - self._others_s) / passed_s
+
+    @staticmethod
+    def _used_s() -> float:
+        user, nice, system, _idle, _iowait, irq, softirq, steal = map(
+            int, Path("/proc/stat").read_text().split(maxsplit=9)[1:9]
+        )
+        busy_s = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+        # Of the servers that have ended: by the time this is asked, all of them.
+        return busy_s - sum(os.times()[:4])
 
 
 def _machine() -> str:

@@ -339,8 +339,6 @@ REGISTRY = re.compile(
 )
 MACHINE_PATHS = ["/ro" + "ot/", "/wo" + "rk/", "/fa" + "rm/", "/opt/" + "(wheels|pypi)", "file" + "://"]
 MACHINE_PATH = re.compile("|".join(MACHINE_PATHS))
-    "|".join(["/ro" + "ot/", "/wo" + "rk/", "/fa" + "rm/", "/opt/" + "(wheels|pypi)", "file" + "://"])
-)
 
 
 def committed_files() -> Iterator[Path]:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from threading import Timer
 
 import pytest
 from cli_kit import APP, CallTq, Done, serving
@@ -103,3 +104,14 @@ def test_what_the_server_refuses_is_told_in_its_words(submit: CallTq) -> None:
 def test_a_url_that_is_no_tq_server_is_told_so(submit: CallTq, url: str) -> None:
     line = submit("add", "a=1", TQ_URL=url + "/elsewhere").refused(7)
     assert "there is nothing at /elsewhere/v1/tasks" in line
+
+
+def test_a_server_that_goes_away_meanwhile_leaves_the_id(tq: CallTq, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    with serving("serve", cwd=tmp_path) as (process, url):
+        stopping = Timer(0.5, process.terminate)
+        stopping.start()
+        done = tq("submit", "sleep", "seconds=1", "--delay", "1h", "--id", "later", "--wait", TQ_URL=url)
+        stopping.join()
+    assert (done.code, done.out) == (6, "")
+    assert done.err.splitlines()[-1].startswith("tq: while waiting for later, which is stored: ")

@@ -255,10 +255,14 @@ class Site:
 
 
 def wait_until(
-    condition: Callable[[], bool], *, timeout_s: float = PATIENCE_S, every_s: float = 0.02
+    condition: Callable[[], bool],
+    complaint: Callable[[], str],
+    *,
+    timeout_s: float = PATIENCE_S,
+    every_s: float = 0.02,
 ) -> None:
-    """Poll *condition*, for what nothing tells about."""
+    """Poll *condition*, for what nothing tells about; *complaint* is what is said if it stays false."""
     deadline = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < deadline, "it did not come about"
+        assert time.monotonic() < deadline, complaint()
         time.sleep(every_s)

@@ -126,8 +126,8 @@ class _Api:
         except httpx2.TransportError as error:
             raise Fault(
                 Exit.UNREACHABLE,
-                f"{self._url} did not answer ({type(error).__name__}: {error}); the task may be stored all"
-                " the same",
+                f"{self._url} gave no answer ({type(error).__name__}: {error}): what was asked of it"
+                " may be done all the same; with --id, submitting again is safe",
             ) from None
         answer = _json_or_text(response.text)
         if not isinstance(answer, dict) or not ("code" in answer if response.is_error else "id" in answer):
@@ -147,7 +147,12 @@ def _wait_final(api: _Api, task: dict[str, Any], wait_ms: int) -> dict[str, Any]
     while task["state"] not in FINAL and (left := ends - time.monotonic()) > 0:
         asked = time.monotonic()
         hold = min(left, HOLD_S)
-        task = api.call("GET", f"/v1/tasks/{task['id']}?wait={hold:.3f}", timeout_s=hold + 10)
+        try:
+            task = api.call("GET", f"/v1/tasks/{task['id']}?wait={hold:.3f}", timeout_s=hold + 10)
+        except Fault as fault:
+            raise Fault(
+                fault.code, f"while waiting for {task['id']}, which is stored: {fault.line}"
+            ) from None
         if task["state"] not in FINAL and time.monotonic() - asked < 1:
             # A server that is shutting down holds nobody; do not hammer it.
             time.sleep(0.25)
