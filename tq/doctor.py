@@ -26,7 +26,7 @@ from tq import __version__
 from tq.api.serve import CannotListen, bind_sockets
 from tq.config import Config
 from tq.core.errors import StorageError
-from tq.storage.sqlite_file import _version, open_reader, told_as_ours
+from tq.storage.sqlite_file import open_reader, schema_version, told_as_ours
 
 LIBRARIES: Final = ("trio", "quart", "quart-trio", "hypercorn", "msgspec", "click", "httpx2")
 WAL_RESET_FIXED: Final = (3, 51, 3)
@@ -227,7 +227,7 @@ def check_store(path: Path) -> Check:
         return Check("store", Status.WARN, f"{path} is in use by process {holder}", advice)
     try:
         with told_as_ours(path), closing(_open_unchanged(path)) as db:
-            schema = _version(db, path)
+            schema = schema_version(db, path)
     except StorageError as fault:
         # Their messages are "what is wrong: what to do".
         found, _, advice = fault.message.rpartition(": ")

@@ -5,6 +5,7 @@ Each test of a fault of the plain stack fails on hypercorn's own `serve`.
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -22,10 +23,10 @@ from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, TextMessage
 from wsproto.events import Request as Handshake
 
-from tq.api.connection import INBOX_MAX, Inbox
+from tq.api.connection import INBOX_MAX, Connection, Inbox
 from tq.api.http import Request, Response
 from tq.api.routes import ROUTES, Route, Scope
-from tq.api.serve import CannotListen, bind_sockets, serve_http
+from tq.api.serve import CannotListen, Context, bind_sockets, http_config, serve_http
 from tq.engine.server import Server
 from tq.handlers import TaskQueue
 
@@ -285,6 +286,30 @@ async def test_a_request_in_flight_is_answered_and_its_connection_closed(
             assert await client.until_closed() == b""
             await this.ended.wait()
             assert trio.current_time() == 4
+
+
+async def test_a_request_that_came_but_was_not_read_is_not_idle(
+    app: QuartTrio, autojump_clock: Clock
+) -> None:
+    (listening,) = bind_sockets(["127.0.0.1:0"])
+    listener = trio.SocketListener(trio.socket.from_stdlib_socket(listening))
+    client = await trio.open_tcp_stream(*listening.getsockname())
+    context = Context(trio.Event())
+    connection = Connection(app, http_config(), context, await listener.accept(), fail_on_error)
+    async with trio.open_nursery() as nursery, client, listener:
+        nursery.start_soon(connection.run)
+        await trio.testing.wait_all_tasks_blocked()
+        # In one step of this trio task: nothing can have been read in between.
+        os.write(client.socket.fileno(), GET + b"Connection: close\r\n\r\n")
+        connection.close_if_idle()
+        answer = b""
+        while piece := await client.receive_some():
+            answer += piece
+    assert answer.startswith(b"HTTP/1.1 200")
+
+
+def fail_on_error(error: BaseException, where: str) -> None:
+    raise AssertionError(where) from error
 
 
 async def test_a_request_that_takes_longer_than_its_grace_is_cut(

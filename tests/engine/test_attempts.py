@@ -175,7 +175,10 @@ async def test_handler_can_cancel_its_own_task(
             raise Cancel("the order was withdrawn")
 
     task = await run_one(queue)
-    assert (task.state, task.reason, task.errors) == (State.CANCELLED, Reason.USER, ())
+    assert (task.state, task.reason) == (State.CANCELLED, Reason.USER)
+    assert [(error.reason, error.message) for error in task.errors] == [
+        (Reason.USER, "the order was withdrawn")
+    ]
 
 
 def test_delays_that_a_handler_asks_for_are_bounded() -> None:

@@ -104,8 +104,11 @@ class Connection(TCPServer):
             sock.close()
 
     def close_if_idle(self) -> None:
-        """Close the connection if no request is under way; otherwise it closes after that."""
-        if self._idle:
+        """Close the connection if no request is under way; otherwise it closes after that.
+
+        A request that has come but was not read yet is under way: to close on it would reset the connection.
+        """
+        if self._idle and not self._socket.is_readable():
             self._reading.cancel()
 
     async def protocol_send(self, event: Event) -> None:

@@ -150,7 +150,7 @@ async def serve_http(
     """
     context = Context(draining)
     connections: set[Connection] = set()
-    serve_one = partial(_serve_one, app, _config(), context, connections, on_error)
+    serve_one = partial(_serve_one, app, http_config(), context, connections, on_error)
     async with trio.open_nursery() as nursery:
         await _accept_until(draining, sockets, serve_one, nursery, task_status)
         for connection in connections:
@@ -209,7 +209,8 @@ class _Set(EventWrapper):
         self._event = event
 
 
-def _config() -> Config:
+def http_config() -> Config:
+    """How hypercorn is to behave: no Server header, no logs of its own."""
     config = Config()
     config.include_server_header = False
     config.accesslog = None

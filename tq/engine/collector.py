@@ -13,7 +13,7 @@ from tq.clock import Clock
 from tq.core.errors import StorageUnavailable, TqError
 from tq.core.events import AttemptFinished, Event, LeaseRefused
 from tq.core.ops import AnyOp, Finish, Finished, Release, Reply
-from tq.core.task import AttemptError, Failure, Reason, Snooze, State, Success, verdict
+from tq.core.task import AttemptError, Cancel, Failure, Outcome, Reason, Snooze, State, Success, verdict
 from tq.engine.backoff import Backoff
 from tq.engine.ledger import Ledger
 from tq.engine.worker import Result
@@ -90,7 +90,7 @@ class Collector:
             reason=fate.reason,
             run_at=fate.run_at,
             result=outcome.result if isinstance(outcome, Success) else None,
-            error=_error_of(result, outcome) if isinstance(outcome, Failure) else None,
+            error=_error_of(result, outcome),
             started_at=result.started_at,
             worker=result.worker,
             burns=not isinstance(outcome, Snooze),
@@ -123,13 +123,21 @@ class Collector:
             )
 
 
-def _error_of(result: Result, failure: Failure) -> AttemptError:
+def _error_of(result: Result, outcome: Outcome) -> AttemptError | None:
+    """The history entry of an attempt that did not succeed, or that cancelled its task and says why."""
+    match outcome:
+        case Failure():
+            reason, type, message = outcome.reason, outcome.type, outcome.message
+        case Cancel() if outcome.message:
+            reason, type, message = Reason.USER, "Cancel", outcome.message
+        case _:
+            return None
     return AttemptError(
         attempt=result.lease.attempt,
         at=result.ended_at,
-        reason=failure.reason,
-        type=failure.type,
-        message=failure.message,
-        traceback=failure.traceback,
+        reason=reason,
+        type=type,
+        message=message,
+        traceback=outcome.traceback if isinstance(outcome, Failure) else None,
         duration_ms=result.ended_at - result.started_at,
     )

@@ -122,7 +122,7 @@ def open_writer(path: Path, *, durable: bool, vfs: str | None) -> apsw.Connectio
         db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE, vfs=vfs)
         try:
             db.set_busy_timeout(BUSY_TIMEOUT_MS)
-            version = _version(db, path)
+            version = schema_version(db, path)
             _set_up(db, path, durable=durable)
             migrate(db, _migrations(), done=version)
         except BaseException:
@@ -142,7 +142,7 @@ def open_reader(path: Path, *, vfs: str | None) -> apsw.Connection:
     return db
 
 
-def _version(db: apsw.Connection, path: Path) -> int:
+def schema_version(db: apsw.Connection, path: Path) -> int:
     """The version of the schema in the file, 0 if it is empty. Raises SchemaMismatch."""
     if db.pragma("application_id") != APPLICATION_ID:
         if db.execute(SCHEMA_SIZE).get:
