@@ -223,8 +223,8 @@ def test_payload_is_kept_to_the_character(payload: str) -> None:
         ),
         ("[1e400]", "the number 1e400 is past 64-bit floats: send it as a string"),
         ("-1E+999", "the number -1E+999 is past 64-bit floats: send it as a string"),
-        ("[" * 64 + "]" * 64, "the body is nested deeper than 64"),
-        ("[" * 100_000, "the body is nested deeper than 64"),
+        ("[" * 65 + "]" * 65, "a payload is nested deeper than 64"),
+        ("[" * 100_000, "a payload is nested deeper than 64"),
     ],
     ids=lambda text: text[:20],
 )

@@ -285,15 +285,38 @@ async def test_group_of_several_exceptions_is_recorded_whole(
     assert "TypeError: two" in error.traceback
 
 
-async def test_sys_exit_in_a_handler_ends_the_attempt_not_the_server(
-    queue: TaskQueue, autojump_clock: trio.testing.MockClock
+class Uncommon(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("raised", [SystemExit, KeyboardInterrupt, GeneratorExit, Uncommon])
+async def test_no_exception_of_a_handler_ends_more_than_its_attempt(
+    queue: TaskQueue, autojump_clock: trio.testing.MockClock, raised: type[BaseException]
 ) -> None:
     @queue.task("it")
     async def it() -> None:
-        raise SystemExit(3)
+        raise raised("3")
 
-    (error,) = (await run_one(queue)).errors
-    assert (error.type, error.message) == ("SystemExit", "3")
+    @queue.task("plain")
+    def plain() -> None:
+        raise raised("3")
+
+    for type in ("it", "plain"):
+        (error,) = (await run_one(queue, type)).errors
+        assert (error.type, error.message) == (raised.__name__, "3")
+
+
+async def test_handler_that_blocks_the_loop_past_its_time_has_timed_out(
+    queue: TaskQueue, autojump_clock: trio.testing.MockClock
+) -> None:
+    @queue.task("it")
+    async def it() -> str:
+        # What blocking looks like: time passes with no checkpoint.
+        autojump_clock.jump(6)
+        return "as if nothing had been"
+
+    task = await run_one(queue)
+    assert (task.state, task.reason, task.result) == (State.FAILED, Reason.TIMEOUT, None)
 
 
 async def test_exception_without_a_readable_message_is_recorded_all_the_same(

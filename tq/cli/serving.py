@@ -96,6 +96,9 @@ def _announce(queue: TaskQueue, sockets: list[socket.socket], config: Config) ->
     first, *others = [f"http://{Address(*each.getsockname()[:2])}" for each in sockets]
     types = "any" if queue.types is None else ", ".join(queue.types)
     relaxed = "" if config.durability == "full" else " (durability relaxed)"
+    what_waits = (
+        "all is lost then" if config.store == "memory:" else "everything that waits stays in the store"
+    )
     shown = [(route.method, route.path.replace("*}", "}"), route.summary) for route in ROUTES]
     width = max(len(path) for _, path, _ in shown)
     lines = [
@@ -106,7 +109,7 @@ def _announce(queue: TaskQueue, sockets: list[socket.socket], config: Config) ->
         *(f"  {method:4}  {path:{width}}  {summary}" for method, path, summary in shown),
         "",
         f"Stop with Ctrl+C: running tasks get {format_duration(config.grace_ms)} to finish,"
-        " and everything that waits stays in the store.",
+        f" and {what_waits}.",
     ]
     # Nobody has to read this: a closed stdout is no reason to stop.
     with suppress(OSError):

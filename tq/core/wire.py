@@ -95,7 +95,7 @@ def decode_batch(body: bytes) -> list[SubmitRequest]:
         InvalidInput: As decode_submit; ``index`` names the first bad one, from 0.
         PayloadTooLarge: More than BATCH_MAX.
     """
-    parts = _decode(_batch, body)
+    parts = _decode(_batch, body, around=2)
     if len(parts) > BATCH_MAX:
         raise PayloadTooLarge(f"a batch has at most {BATCH_MAX} tasks, this one {len(parts)}: split it")
     requests = []
@@ -112,16 +112,16 @@ def at_index(fault: Fault, index: int) -> Fault:
     return type(fault)(f"task {index} of the batch: {fault.message}", **(fault.fields | {"index": index}))
 
 
-def _decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+def _decode(decoder: msgspec.json.Decoder[T], body: bytes, *, around: int = 1) -> T:
     try:
-        check_json_text(body)
+        check_json_text(body, around=around)
         return decoder.decode(body)
     except msgspec.ValidationError as error:
         raise _fault_of(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidInput(f"the body is not JSON: {error}") from None
     except RecursionError:
-        raise InvalidInput(f"the body is nested deeper than {DEPTH_MAX}") from None
+        raise InvalidInput(f"a payload is nested deeper than {DEPTH_MAX}") from None
 
 
 def _fault_of(text: str) -> InvalidInput:
@@ -136,9 +136,11 @@ def _fault_of(text: str) -> InvalidInput:
     return InvalidInput(f"{path}: {match['what']}" if path else match["what"], **fields)
 
 
-def check_json_text(text: bytes) -> None:
+def check_json_text(text: bytes, *, around: int = 1) -> None:
     """Refuse what JSON allows but programs disagree on.
 
+    Args:
+        around: Arrays and objects around a payload in *text*.
     Raises:
         UnicodeDecodeError: Not UTF-8.
         InvalidInput: NUL characters, integers past 64 bits, numbers past a float, nesting past DEPTH_MAX.
@@ -149,8 +151,8 @@ def check_json_text(text: bytes) -> None:
         raise InvalidInput("the body has a NUL character (\\u0000): leave it out")
     if _BIG_NUMBER.search(text):
         _check_numbers(text)
-    if text.count(b"[") + text.count(b"{") > DEPTH_MAX:
-        _check_depth(text)
+    if text.count(b"[") + text.count(b"{") > DEPTH_MAX + around:
+        _check_depth(text, DEPTH_MAX + around)
 
 
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
@@ -167,12 +169,12 @@ def _check_numbers(text: bytes) -> None:
             raise InvalidInput(f"the number {shown} is past 64-bit floats: send it as a string", value=shown)
 
 
-def _check_depth(text: bytes) -> None:
+def _check_depth(text: bytes, depth_max: int) -> None:
     depth = 0
     for mark in re.findall(rb"[\[\]{}]", _STRINGS.sub(b"", text)):
         depth += 1 if mark in b"[{" else -1
-        if depth > DEPTH_MAX:
-            raise InvalidInput(f"the body is nested deeper than {DEPTH_MAX}")
+        if depth > depth_max:
+            raise InvalidInput(f"a payload is nested deeper than {DEPTH_MAX}")
 
 
 def new_task(request: SubmitRequest, defaults: TypeDefaults, *, new_id: TaskId, now: int) -> NewTask:

@@ -230,7 +230,7 @@ async def run_attempt(shop: Workshop, attempt: Attempt) -> Outcome | None:
         if _is_from_outside(raised):
             raise
         fault = raised
-    return judge(attempt, value, fault)
+    return judge(attempt, value, fault, now=shop.clock.monotonic())
 
 
 async def _call(shop: Workshop, handler: Handler, arguments: dict[str, Any]) -> object:
@@ -243,16 +243,17 @@ def _is_from_outside(raised: BaseException) -> bool:
     """Whether *raised* is not the handler's own fault: the scope has absorbed its own cancellation."""
     if isinstance(raised, BaseExceptionGroup):
         return any(_is_from_outside(part) for part in raised.exceptions)
-    return not isinstance(raised, Exception | SystemExit)
+    return isinstance(raised, trio.Cancelled)
 
 
-def judge(attempt: Attempt, value: object, fault: BaseException | None) -> Outcome | None:
-    """The outcome of a handler that returned *value* or raised *fault*.
+def judge(attempt: Attempt, value: object, fault: BaseException | None, *, now: float) -> Outcome | None:
+    """The outcome of a handler that returned *value* or raised *fault* at the monotonic instant *now*.
 
     The time limit is judged by the clock, not by whether the handler noticed: one that swallows its
     cancellation and returns late has timed out all the same.
     """
-    if attempt.scope.cancel_called:
+    # A handler that blocked the loop past its time has a scope that never got to be cancelled.
+    if attempt.scope.cancel_called or now >= attempt.scope.deadline:
         is_done_after_all = fault is None and not attempt.scope.cancelled_caught
         if attempt.stop is not Stop.SHUTDOWN or not is_done_after_all:
             return cut_short(attempt, fault)
