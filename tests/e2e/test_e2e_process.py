@@ -7,7 +7,7 @@ import socket
 import time
 
 import pytest
-from process import JSON_TYPE, NDJSON_TYPE, SHUTDOWN_SLACK_S, Server, Site
+from process import JSON_TYPE, NDJSON_TYPE, SHUTDOWN_SLACK_S, Server, Site, ask_on
 
 pytest_plugins = ("site_fixture",)
 
@@ -193,7 +193,10 @@ def test_a_held_request_is_answered_at_once_when_it_stops(site: Site, way: str) 
     if way == "get":
         task_id = server.submit("hang")
         server.output.wait("started", task_id)
+        assert ask_on(connection, "GET", "/livez").status == 200
         connection.request("GET", f"/v1/tasks/{task_id}?wait=60")
+        # Nothing tells that it is held, but what came before this answer was read before it.
+        assert server.get("/livez").status == 200
     else:
         task_id = "held"
         body = b'{"type": "hang", "id": "held"}'
