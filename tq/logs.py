@@ -21,7 +21,7 @@ import msgspec
 from tq.core import events
 from tq.core.events import Event
 from tq.core.task import Reason
-from tq.core.wire import format_instant
+from tq.core.views import format_instant
 
 TEXT_MAX: Final = 4_096
 """Characters of one text of a library that a line keeps."""
@@ -42,11 +42,19 @@ LEVELS: Final[dict[type[Event], Level]] = {
     events.AttemptFinished: Level.INFO,
     events.TaskCancelled: Level.INFO,
     events.TaskRetried: Level.INFO,
+    events.TaskUnblocked: Level.DEBUG,
+    events.TaskExpired: Level.WARNING,
+    events.TaskUpdated: Level.INFO,
+    events.TaskDeleted: Level.INFO,
     events.TaskReleased: Level.INFO,
     events.LeaseExpired: Level.WARNING,
     events.LeaseRefused: Level.WARNING,
     events.AttemptOverran: Level.WARNING,
     events.TasksPruned: Level.INFO,
+    events.WorkersResized: Level.INFO,
+    events.QueueChanged: Level.INFO,
+    events.ScheduleChanged: Level.INFO,
+    events.ScheduleFired: Level.INFO,
     events.ServerStarted: Level.INFO,
     events.ServerDraining: Level.INFO,
     events.ServerStopped: Level.INFO,
@@ -55,7 +63,7 @@ LEVELS: Final[dict[type[Event], Level]] = {
 }
 
 _NAMES: Final = {kind: str(kind.__struct_config__.tag) for kind in LEVELS}
-_INSTANTS: Final = frozenset({"retry_at"})
+_INSTANTS: Final = frozenset({"retry_at", "tick_at"})
 """Fields besides ``at`` that are instants; a test compares this with the events."""
 _COLOURS: Final = {Level.DEBUG: "2", Level.INFO: "32", Level.WARNING: "33", Level.ERROR: "31"}
 _encoder = msgspec.json.Encoder()

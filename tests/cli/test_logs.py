@@ -67,7 +67,7 @@ def test_an_instant_in_an_event_is_readable() -> None:
 
 def test_every_instant_of_every_event_is_known() -> None:
     fields = {field for kind in LEVELS for field in kind.__struct_fields__ if field.endswith("_at")}
-    assert fields == {"retry_at"}, "tell tq.logs of it"
+    assert fields == {"retry_at", "tick_at"}, "tell tq.logs of it"
 
 
 def test_every_event_has_a_level() -> None:
@@ -83,7 +83,7 @@ def test_an_attempt_that_ended_badly_is_a_warning() -> None:
 
 
 def test_less_important_events_are_left_out() -> None:
-    submitted = TaskSubmitted(at=NOON, task_id=TaskId("t"), state=State.PENDING)
+    submitted = TaskSubmitted(at=NOON, task_id=TaskId("t"), type="x", queue="q", state=State.PENDING)
     started = ServerStarted(at=NOON, server=ServerId("s"), workers=5)
     assert lines(submitted, json=True, level=Level.INFO) == []
     assert len(lines(started, json=True, level=Level.INFO)) == 1

@@ -21,6 +21,7 @@ CODES = {
     "DuplicateTask": "duplicate_task",
     "IllegalTransition": "illegal_transition",
     "LeaseLost": "lease_lost",
+    "IdempotencyKeyReused": "idempotency_key_reused",
     "Overloaded": "overloaded",
     "ShuttingDown": "shutting_down",
     "StorageError": "storage_error",

@@ -14,24 +14,35 @@ from tq.core.task import (
     MOVES,
     TIMED,
     WAITING,
+    AttemptError,
     Cancel,
+    During,
+    Expired,
     Failure,
     Json,
+    Judged,
     Lease,
     Move,
-    Outcome,
+    OnConflict,
+    Options,
     Reason,
     Snooze,
     State,
     Success,
     TaskId,
+    Unique,
     Verdict,
     check_move,
     cut_text,
+    deadline_passed,
+    expiry,
+    fingerprint,
+    holds_unique,
     initial_state,
     keep_until,
     same_json,
     server_lost,
+    unique_name,
     verdict,
 )
 
@@ -39,16 +50,36 @@ NOW = 1_700_000_000_000
 T = TaskId("t")
 
 TABLE = {
-    "blocked": {"promote": {"scheduled", "pending"}, "cancel": {"cancelled"}},
-    "scheduled": {"promote": {"pending"}, "cancel": {"cancelled"}},
-    "pending": {"claim": {"running"}, "cancel": {"cancelled"}},
+    "blocked": {
+        "promote": {"scheduled", "pending"},
+        "cancel": {"cancelled"},
+        "expire": {"cancelled", "failed"},
+        "update": {"blocked"},
+    },
+    "scheduled": {
+        "promote": {"pending"},
+        "cancel": {"cancelled"},
+        "expire": {"cancelled", "failed"},
+        "update": {"scheduled"},
+    },
+    "pending": {
+        "claim": {"running"},
+        "cancel": {"cancelled"},
+        "expire": {"cancelled", "failed"},
+        "update": {"pending", "scheduled"},
+    },
     "running": {
         "finish": {"succeeded", "failed", "cancelled", "retrying", "scheduled"},
         "release": {"pending", "cancelled"},
         "recover": {"pending", "failed", "cancelled"},
         "cancel": {"running"},
     },
-    "retrying": {"promote": {"pending"}, "cancel": {"cancelled"}},
+    "retrying": {
+        "promote": {"pending"},
+        "cancel": {"cancelled"},
+        "expire": {"cancelled", "failed"},
+        "update": {"retrying"},
+    },
     "succeeded": {"retry": {"pending"}},
     "failed": {"retry": {"pending"}},
     "cancelled": {"retry": {"pending"}},
@@ -87,7 +118,7 @@ def test_refused_move_says_what_is_possible() -> None:
         check_move(T, State.RUNNING, Move.RETRY, State.PENDING)
 
     assert refused.value.message == (
-        "task t is running: it cannot retry; from running a task can cancel, finish, recover, release"
+        "task t is running: it cannot be retried; it can be cancelled, finished, recovered, released"
     )
 
 
@@ -123,9 +154,29 @@ def test_nothing_is_ever_stuck() -> None:
 # What an outcome leads to
 
 
-def lease(*, attempt: int = 1, max_attempts: int = 3, retry: RetryPolicy = DEFAULT_RETRY) -> Lease:
+def lease(
+    *,
+    attempt: int = 1,
+    max_attempts: int = 3,
+    retry: RetryPolicy = DEFAULT_RETRY,
+    deadline_at: int | None = None,
+    expires_at: int | None = None,
+) -> Lease:
     return Lease(
-        T, 7, "email", "default", Json("1"), attempt, max_attempts, 5_000, retry, None, NOW, NOW, NOW
+        task_id=T,
+        generation=7,
+        type="email",
+        queue="default",
+        payload=Json("1"),
+        attempt=attempt,
+        max_attempts=max_attempts,
+        timeout_ms=5_000,
+        retry=retry,
+        result_ttl_ms=None,
+        created_at=NOW,
+        run_at=NOW,
+        claimed_at=NOW,
+        options=Options(deadline_at=deadline_at, expires_at=expires_at),
     )
 
 
@@ -153,7 +204,7 @@ def error(*, retryable: bool = True, retry_after_ms: int | None = None) -> Failu
         (Cancel("no"), 1, Verdict(State.CANCELLED, Reason.USER)),
     ],
 )
-def test_outcome_leads_where_it_should(outcome: Outcome, attempt: int, expected: Verdict) -> None:
+def test_outcome_leads_where_it_should(outcome: Judged, attempt: int, expected: Verdict) -> None:
     assert verdict(outcome, lease(attempt=attempt), now=NOW, chance=0.5) == expected
 
 
@@ -161,17 +212,65 @@ def test_single_attempt_is_never_tried_again() -> None:
     assert verdict(error(), lease(max_attempts=1), now=NOW, chance=0.5).state is State.FAILED
 
 
+@pytest.mark.parametrize(
+    ("outcome", "deadline", "expected"),
+    [
+        # The next attempt would begin 1,000 ms from now, a snoozed one 50 ms from now.
+        (error(), 1_001, Verdict(State.RETRYING, Reason.TIMEOUT, NOW + 1_000)),
+        (error(), 1_000, Verdict(State.FAILED, Reason.DEADLINE)),
+        (error(), 999, Verdict(State.FAILED, Reason.DEADLINE)),
+        (error(), -1, Verdict(State.FAILED, Reason.DEADLINE)),
+        (error(retry_after_ms=0), 1, Verdict(State.RETRYING, Reason.TIMEOUT, NOW)),
+        (error(retry_after_ms=0), 0, Verdict(State.FAILED, Reason.DEADLINE)),
+        (error(retryable=False), -1, Verdict(State.FAILED, Reason.TIMEOUT)),
+        (Snooze(50), 51, Verdict(State.SCHEDULED, None, NOW + 50)),
+        (Snooze(50), 50, Verdict(State.FAILED, Reason.DEADLINE)),
+        # What is done is done, late or not.
+        (Success(Json("1")), -1, Verdict(State.SUCCEEDED, Reason.OK)),
+        (Cancel(), -1, Verdict(State.CANCELLED, Reason.USER)),
+    ],
+)
+def test_no_wait_is_begun_that_would_end_after_the_deadline(
+    outcome: Judged, deadline: int, expected: Verdict
+) -> None:
+    assert verdict(outcome, lease(deadline_at=NOW + deadline), now=NOW, chance=0.5) == expected
+
+
+def test_only_the_deadline_makes_a_wait_too_long() -> None:
+    late = lease(expires_at=NOW - 1)
+
+    assert verdict(error(), late, now=NOW, chance=0.5).state is State.RETRYING
+    assert verdict(Snooze(50), late, now=NOW, chance=0.5).state is State.SCHEDULED
+
+
+def test_attempt_that_came_too_late_ends_as_one_that_waited_too_long() -> None:
+    assert verdict(Expired(), lease(expires_at=NOW), now=NOW, chance=0.5) == Verdict(
+        State.CANCELLED, Reason.EXPIRED
+    )
+    assert verdict(Expired(), lease(deadline_at=NOW, expires_at=NOW), now=NOW, chance=0.5) == Verdict(
+        State.FAILED, Reason.DEADLINE
+    )
+
+
 @given(
-    outcome=st.sampled_from([Success(Json("1")), error(), error(retryable=False), Snooze(5), Cancel()]),
+    outcome=st.sampled_from(
+        [Success(Json("1")), error(), error(retryable=False), Snooze(5), Cancel(), Expired()]
+    ),
     attempt=st.integers(1, 30),
     chance=st.floats(0, 1, exclude_max=True),
+    deadline=st.none() | st.integers(-10, 10_000_000),
 )
-def test_every_verdict_is_a_legal_finish(outcome: Outcome, attempt: int, chance: float) -> None:
-    found = verdict(outcome, lease(attempt=attempt, max_attempts=20), now=NOW, chance=chance)
+def test_every_verdict_is_a_legal_finish(
+    outcome: Judged, attempt: int, chance: float, deadline: int | None
+) -> None:
+    deadline_at = None if deadline is None else NOW + deadline
+    late = lease(attempt=attempt, max_attempts=20, deadline_at=deadline_at)
+    found = verdict(outcome, late, now=NOW, chance=chance)
 
     check_move(T, State.RUNNING, Move.FINISH, found.state)
     assert (found.run_at is None) == (found.state in FINAL)
     assert found.run_at is None or found.run_at >= NOW
+    assert found.run_at is None or deadline_at is None or found.run_at < deadline_at
 
 
 # Small rules
@@ -222,3 +321,74 @@ def test_lost_server_is_told_of_in_the_history() -> None:
     lost = server_lost(4, NOW)
 
     assert (lost.attempt, lost.at, lost.reason, lost.type) == (4, NOW, Reason.INTERRUPTED, "ServerLost")
+
+
+def test_passed_deadline_is_told_of_in_the_history() -> None:
+    assert deadline_passed(4, NOW) == AttemptError(
+        attempt=4,
+        at=NOW,
+        reason=Reason.DEADLINE,
+        type="DeadlinePassed",
+        message="the deadline passed while the task waited",
+    )
+
+
+@pytest.mark.parametrize(
+    ("deadline", "expires", "stop", "fate"),
+    [
+        (None, None, None, (State.CANCELLED, Reason.EXPIRED)),
+        (None, 5, 5, (State.CANCELLED, Reason.EXPIRED)),
+        (5, None, 5, (State.FAILED, Reason.DEADLINE)),
+        (10, None, 10, (State.FAILED, Reason.DEADLINE)),
+        (11, 5, 5, (State.CANCELLED, Reason.EXPIRED)),
+        (5, 7, 5, (State.FAILED, Reason.DEADLINE)),
+        (7, 5, 5, (State.FAILED, Reason.DEADLINE)),
+    ],
+)
+def test_task_that_waited_too_long_has_failed_if_its_deadline_has_passed(
+    deadline: int | None, expires: int | None, stop: int | None, fate: tuple[State, Reason]
+) -> None:
+    options = Options(deadline_at=deadline, expires_at=expires)
+
+    assert options.stop_at == stop
+    assert expiry(options, 10) == Verdict(*fate)
+
+
+# A fingerprint is kept with the task: it may not change from one version of tq to the next.
+@pytest.mark.parametrize(
+    ("type", "kind", "frame", "expected"),
+    [
+        ("email", "ValueError", "app.py:send", "de7707041c48"),
+        ("email", "ValueError", None, "f0fa29823f69"),
+        ("sms", "ValueError", "app.py:send", "eda3c77bc946"),
+        ("correo ñ", "日本", "x", "4783236c3b12"),
+    ],
+)
+def test_fingerprint_is_the_same_for_ever(type: str, kind: str, frame: str | None, expected: str) -> None:
+    error = AttemptError(3, NOW, Reason.ERROR, kind, "message", "trace", 7, frame)
+
+    assert fingerprint(type, error) == expected
+
+
+def test_fingerprint_does_not_depend_on_message_attempt_or_time() -> None:
+    one = AttemptError(1, NOW, Reason.ERROR, "E", "user 1", "trace 1", 7, "f")
+    other = AttemptError(2, NOW + 9, Reason.TIMEOUT, "E", "user 2", None, None, "f")
+
+    assert fingerprint("email", one) == fingerprint("email", other)
+    assert fingerprint("email", None) is None
+
+
+@pytest.mark.parametrize(
+    ("during", "states"),
+    [
+        (During.QUEUED, {"blocked", "scheduled", "pending", "retrying"}),
+        (During.ACTIVE, {"blocked", "scheduled", "pending", "retrying", "running"}),
+    ],
+)
+def test_unique_key_is_held_in_these_states(during: During, states: set[str]) -> None:
+    assert {state.value for state in State if holds_unique(state, Unique("k", during))} == states
+
+
+def test_unique_name_tells_type_and_key_apart() -> None:
+    assert unique_name("email", Unique("a/b")) == "email/a/b"
+    assert Unique("k") == Unique("k", During.ACTIVE, OnConflict.EXISTING)

@@ -8,22 +8,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tq.core.errors import InvalidInput, NotFound, PayloadTooLarge
-from tq.core.ops import LaneCount, Stats
+from tq.core.fields import checked_id, parse_instant
 from tq.core.retry import DEFAULT_RETRY, RetryKind, RetryPolicy
-from tq.core.task import AttemptError, Json, NewTask, Reason, ServerId, State, Task, TaskId, same_json
+from tq.core.task import (
+    Json,
+    NewTask,
+    Options,
+    TaskId,
+    same_json,
+)
+from tq.core.views import format_instant
 from tq.core.wire import (
     SubmitRequest,
     TypeDefaults,
     at_index,
     check_json_text,
-    checked_id,
     decode_batch,
     decode_submit,
-    format_instant,
     new_task,
-    parse_instant,
-    stats_view,
-    task_json,
 )
 
 NOW = 1_700_000_000_000
@@ -55,7 +57,6 @@ def test_least_submit_takes_every_default() -> None:
         max_attempts=20,
         retry=DEFAULT_RETRY,
         result_ttl_ms=None,
-        id_given=False,
     )
 
 
@@ -76,7 +77,6 @@ def test_full_submit_is_taken_as_given() -> None:
         max_attempts=1_000,
         retry=RetryPolicy(kind=RetryKind.POLYNOMIAL, base_ms=500, cap_ms=60_000, jitter=0.0),
         result_ttl_ms=0,
-        id_given=True,
     )
 
 
@@ -99,7 +99,7 @@ def test_retry_fills_its_own_defaults_not_those_of_the_type() -> None:
 
 
 def test_empty_id_is_no_id() -> None:
-    assert (asked('{"type":"t","id":""}').id, asked('{"type":"t","id":""}').id_given) == ("made", False)
+    assert asked('{"type":"t","id":""}').id == "made"
 
 
 @pytest.mark.parametrize(("name", "priority"), [("low", -10), ("normal", 0), ("high", 10), ("critical", 50)])
@@ -154,7 +154,41 @@ def test_run_at_is_an_instant() -> None:
         ('{"type":"t","retry":{"jitter":1.01}}', "retry.jitter"),
         ('{"type":"t","retry":{"jitter":-0.01}}', "retry.jitter"),
         ('{"type":"t","retry":{"bogus":1}}', "retry.bogus"),
+        ('{"type":"t","key":""}', "key"),
+        ('{"type":"t","key":"a\\nb"}', "key"),
+        (f'{{"type":"t","key":"{"k" * 129}"}}', "key"),
+        ('{"type":"t","key":7}', "key"),
+        ('{"type":"t","tags":"a"}', "tags"),
+        ('{"type":"t","tags":["a b"]}', "tags"),
+        ('{"type":"t","tags":[""]}', "tags"),
+        ('{"type":"t","tags":[7]}', "tags[0]"),
+        (f'{{"type":"t","tags":[{",".join(f"{n}".join(chr(34) * 2) for n in range(17))}]}}', "tags"),
+        ('{"type":"t","unique":"k"}', "unique"),
+        ('{"type":"t","unique":{}}', "unique.key"),
+        ('{"type":"t","unique":{"key":""}}', "unique.key"),
+        (f'{{"type":"t","unique":{{"key":"{"k" * 129}"}}}}', "unique.key"),
+        ('{"type":"t","unique":{"key":"k","while":"always"}}', "unique.while"),
+        ('{"type":"t","unique":{"key":"k","on_conflict":"fight"}}', "unique.on_conflict"),
+        ('{"type":"t","unique":{"key":"k","bogus":1}}', "unique.bogus"),
+        ('{"type":"t","parent_id":"a/b"}', "parent_id"),
+        ('{"type":"t","parent_id":""}', "parent_id"),
+        ('{"type":"t","parent_id":7}', "parent_id"),
+        ('{"type":"t","depends_on":"a"}', "depends_on"),
+        ('{"type":"t","depends_on":["a/b"]}', "depends_on"),
+        ('{"type":"t","depends_on":[7]}', "depends_on[0]"),
+        (
+            f'{{"type":"t","depends_on":[{",".join(f"{n}".join(chr(34) * 2) for n in range(101))}]}}',
+            "depends_on",
+        ),
+        ('{"type":"t","on_dependency_failure":"panic"}', "on_dependency_failure"),
+        ('{"type":"t","deadline":"soon"}', "deadline"),
+        ('{"type":"t","deadline":5}', "deadline"),
+        ('{"type":"t","expires_at":"2026-01-31"}', "expires_at"),
+        ('{"type":"t","expires_at":5}', "expires_at"),
+        (f'{{"type":"t","{"b" * 1_000_000}":1}}', "b" * 80),
+        (f'{{"type":"t","on_dependency_failure":"{"b" * 1_000_000}"}}', "on_dependency_failure"),
     ],
+    ids=lambda text: text[:60],
 )
 def test_bad_field_is_named(body: str, field: str) -> None:
     with pytest.raises(InvalidInput) as refused:
@@ -184,6 +218,49 @@ def test_what_is_no_submit_at_all_is_refused(body: bytes, message: str) -> None:
         decode_submit(body)
 
     assert (refused.value.message, refused.value.fields) == (message, {})
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ('"retry":{"kind":"linear"}', "'linear' is not allowed: one of fixed, exponential, polynomial"),
+        ('"unique":{"key":"k","while":"always"}', "'always' is not allowed: one of queued, active"),
+        (
+            '"unique":{"key":"k","on_conflict":"fight"}',
+            "'fight' is not allowed: one of existing, reject, replace",
+        ),
+        ('"on_dependency_failure":"panic"', "'panic' is not allowed: one of cancel, run"),
+        ('"priority":"urgent"', "'urgent' is not allowed: low, normal, high, critical, or an integer"),
+        ('"priority":101', "101 is not allowed: an integer from -100 to 100"),
+        ('"priority":[]', "Expected `int | str | null`, got `array`"),
+        ('"timeout":0', "0.0 is not allowed: seconds from 0.001 to 604800"),
+        ('"delay":-1', "-1.0 is not allowed: seconds from 0 to 158112000"),
+        ('"delay":1,"run_at":"2026-01-31T12:00:00Z"', "give delay or run_at, not both"),
+        ('"max_attempts":0', "0 is not allowed: an integer from 1 to 1000"),
+        (
+            '"deadline":"soon"',
+            "'soon' is not allowed: an instant as in 2026-01-31T12:00:00Z, with its offset",
+        ),
+        ('"key":""', "'' is not allowed: 1 to 128 printable characters"),
+        ('"tags":["a b"]', "'a b' is not allowed: 1 to 64 of the characters A-Z a-z 0-9 _ . : ~ -"),
+        (
+            '"parent_id":"a/b"',
+            "'a/b' is not allowed: 1 to 128 of the characters A-Z a-z 0-9 _ . : ~ -",
+        ),
+        ('"zz":1', "there is no such field here"),
+    ],
+)
+def test_fault_says_what_is_allowed(field: str, message: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        asked(f'{{"type":"t",{field}}}')
+
+    assert refused.value.message == f"{refused.value.fields['field']}: {message}"
+
+
+def test_tags_and_dependencies_count_once_each() -> None:
+    task = asked('{"type":"t","tags":["a","b","a"],"depends_on":["x","y","x"]}')
+
+    assert (task.options.tags, task.options.depends_on) == (("a", "b"), ("x", "y"))
 
 
 # Payloads
@@ -288,7 +365,7 @@ def test_batch_names_its_first_bad_one() -> None:
     with pytest.raises(InvalidInput) as refused:
         decode_batch(b'[{"type":"a"},{"type":"b","bogus":1},{}]')
 
-    assert refused.value.message == ("task 1 of the batch: bogus: Object contains unknown field `bogus`")
+    assert refused.value.message == "task 1 of the batch: bogus: there is no such field here"
     assert refused.value.fields == {"field": "bogus", "index": 1}
 
 
@@ -391,145 +468,19 @@ def test_written_instant_reads_as_itself(at: int) -> None:
     assert parse_instant("run_at", format_instant(at)) == at
 
 
-# What the API shows
-
-
-def shown(**changes: object) -> dict[str, object]:
-    task = Task(
-        id=TaskId("a"),
-        type="email",
-        queue="default",
-        state=State.PENDING,
-        reason=None,
-        payload=Json('{"n": 1}'),
-        priority=0,
-        attempt=0,
-        max_attempts=20,
-        crashes=0,
-        generation=0,
-        timeout_ms=5_000,
-        retry=DEFAULT_RETRY,
-        result_ttl_ms=None,
-        created_at=1_769_860_800_000,
-        run_at=1_769_860_800_000,
-        started_at=None,
-        finished_at=None,
-        worker=None,
-        server=None,
-        cancel_reason=None,
-        result=None,
-        errors=(),
-    )
-    view: dict[str, object] = msgspec.json.decode(task_json(msgspec.structs.replace(task, **changes)))
-    return view
-
-
-WAITING: dict[str, object] = {
-    "id": "a",
-    "type": "email",
-    "queue": "default",
-    "state": "pending",
-    "reason": None,
-    "payload": {"n": 1},
-    "priority": 0,
-    "attempt": 0,
-    "max_attempts": 20,
-    "crashes": 0,
-    "timeout": 5.0,
-    "created_at": "2026-01-31T12:00:00.000Z",
-    "run_at": "2026-01-31T12:00:00.000Z",
-    "started_at": None,
-    "finished_at": None,
-    "result": None,
-    "errors": [],
-}
-
-
-def test_waiting_task_is_shown() -> None:
-    assert shown() == WAITING
-
-
-def test_running_task_shows_where_and_if_it_was_asked_to_stop() -> None:
-    running = shown(
-        state=State.RUNNING,
-        attempt=1,
-        started_at=1_769_860_800_250,
-        server=ServerId("s"),
-        worker=0,
-        cancel_reason=Reason.USER,
-    )
-
-    assert running == WAITING | {
-        "state": "running",
-        "attempt": 1,
-        "started_at": "2026-01-31T12:00:00.250Z",
-        "server": "s",
-        "worker": 0,
-        "cancel_requested": True,
-    }
-
-
-def test_ended_task_shows_its_result_and_history() -> None:
-    error = AttemptError(1, 1_769_860_800_000, Reason.ERROR, "ValueError", "no", duration_ms=1_500)
-
-    ended = shown(
-        state=State.SUCCEEDED,
-        reason=Reason.OK,
-        result=Json('{"ok": true}'),
-        finished_at=1_769_860_801_000,
-        errors=(error,),
-    )
-
-    assert ended == WAITING | {
-        "state": "succeeded",
-        "reason": "ok",
-        "result": {"ok": True},
-        "finished_at": "2026-01-31T12:00:01.000Z",
-        "errors": [
-            {
-                "attempt": 1,
-                "at": "2026-01-31T12:00:00.000Z",
-                "reason": "error",
-                "type": "ValueError",
-                "message": "no",
-                "duration": 1.5,
-            }
-        ],
-    }
-
-
-def test_counters_are_shown_by_state_by_queue_and_in_total() -> None:
-    stats = Stats(
-        lanes=(
-            LaneCount("mail", "a", State.PENDING, 2),
-            LaneCount("mail", "b", State.PENDING, 3),
-            LaneCount("other", "a", State.FAILED, 1),
-        ),
-        submitted=9,
-        succeeded=4,
-        failed=1,
-        cancelled=0,
-    )
-
-    assert stats_view(stats) == {
-        "states": {
-            "blocked": 0,
-            "scheduled": 0,
-            "pending": 5,
-            "running": 0,
-            "retrying": 0,
-            "succeeded": 0,
-            "failed": 1,
-            "cancelled": 0,
-        },
-        "queues": {"mail": {"pending": 5}, "other": {"failed": 1}},
-        "totals": {"submitted": 9, "succeeded": 4, "failed": 1, "cancelled": 0},
-    }
-
-
 def test_submit_has_a_default_for_every_field_it_leaves_out() -> None:
     # A field without a default in TypeDefaults would mean two things.
     fills = {"timeout": "timeout_ms", "result_ttl": "result_ttl_ms"}
-    of_the_task = {"type", "payload", "id", "delay", "run_at"}
-    fields = set(SubmitRequest.__struct_fields__) - of_the_task
-    assert {fills.get(field, field) for field in fields} == set(TypeDefaults.__struct_fields__)
+    of_the_task = {"type", "payload", "id", "delay", "run_at", "key"}
+    optional = {
+        "tags": "tags",
+        "unique": "unique",
+        "parent_id": "parent_id",
+        "depends_on": "depends_on",
+        "on_dependency_failure": "on_dependency_failure",
+        "deadline": "deadline_at",
+        "expires_at": "expires_at",
+    }
+    fields = set(SubmitRequest.__struct_fields__) - of_the_task - set(optional)
+    assert {fills.get(field, field) for field in fields} | {"options"} == set(TypeDefaults.__struct_fields__)
+    assert set(optional.values()) | {"schedule"} == set(Options.__struct_fields__)

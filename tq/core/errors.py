@@ -12,6 +12,7 @@
         DuplicateTask       the id belongs to another request
         IllegalTransition   the state does not allow it
         LeaseLost           somebody else runs it now
+        IdempotencyKeyReused  the key came before with another body
       Overloaded          later: retry_after_ms
         ShuttingDown        this server takes nothing new
       StorageError        not the caller's doing
@@ -25,6 +26,7 @@ What status a class has over HTTP is one table in ``tq.api.problems``.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 
@@ -118,6 +120,12 @@ class LeaseLost(Conflict):
     code = "lease_lost"
 
 
+class IdempotencyKeyReused(Conflict):
+    """The Idempotency-Key came before with another body."""
+
+    code = "idempotency_key_reused"
+
+
 class Overloaded(TqError):
     """Not now. ``retry_after_ms`` in the fields says when to try again."""
 
@@ -158,3 +166,15 @@ class SchemaMismatch(StorageError):
     """The store was made by a newer version of tq, or is not a tq store. Stop."""
 
     code = "schema_mismatch"
+
+
+def error_of(code: str, message: str, fields: dict[str, object]) -> TqError:
+    """The refusal that was told elsewhere as *code*, as the class it was; TqError for an unknown code."""
+    kind = next((kind for kind in _family(TqError) if kind.code == code), TqError)
+    return kind(message, **fields)
+
+
+def _family(kind: type[TqError]) -> Iterator[type[TqError]]:
+    yield kind
+    for child in kind.__subclasses__():
+        yield from _family(child)

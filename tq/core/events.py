@@ -21,6 +21,8 @@ class TaskSubmitted(Event, frozen=True, tag="task.submitted"):
     """A task was stored."""
 
     task_id: TaskId
+    type: str
+    queue: str
     state: State
 
 
@@ -66,6 +68,33 @@ class TaskRetried(Event, frozen=True, tag="task.retried"):
     task_id: TaskId
 
 
+class TaskUnblocked(Event, frozen=True, tag="task.unblocked"):
+    """The tasks that a blocked task waited for have ended."""
+
+    task_id: TaskId
+    state: State
+
+
+class TaskExpired(Event, frozen=True, tag="task.expired"):
+    """A task waited past its deadline (``state`` is failed) or its expiry (cancelled)."""
+
+    task_id: TaskId
+    state: State
+
+
+class TaskUpdated(Event, frozen=True, tag="task.updated"):
+    """A waiting task was given new values."""
+
+    task_id: TaskId
+    state: State
+
+
+class TaskDeleted(Event, frozen=True, tag="task.deleted"):
+    """An ended task was deleted on request."""
+
+    task_id: TaskId
+
+
 class TaskReleased(Event, frozen=True, tag="task.released"):
     """A lease was given back with no attempt burnt."""
 
@@ -93,6 +122,7 @@ class AttemptOverran(Event, frozen=True, tag="attempt.overran"):
 
     task_id: TaskId
     type: str
+    queue: str
     worker: int
 
 
@@ -100,6 +130,42 @@ class TasksPruned(Event, frozen=True, tag="tasks.pruned"):
     """Final tasks whose time to be kept was over were deleted."""
 
     count: int
+
+
+class WorkersResized(Event, frozen=True, tag="workers.resized"):
+    """The server has ``count`` workers now. ``why``: work waited, some were idle, or it was asked to."""
+
+    count: int
+    why: str
+
+
+class QueueChanged(Event, frozen=True, tag="queue.changed"):
+    """The rules of a queue were changed, or it was paused or resumed."""
+
+    queue: str
+    paused: bool
+
+
+class ScheduleChanged(Event, frozen=True, tag="schedule.changed"):
+    """A schedule was made, changed, paused, resumed or, with ``deleted``, removed."""
+
+    name: str
+    paused: bool = False
+    deleted: bool = False
+
+
+class ScheduleFired(Event, frozen=True, tag="schedule.fired"):
+    """A tick of a schedule was dealt with. ``task_id`` is the task it made.
+
+    It made none where the last one had not ended (``overlapped``), or it came too late; ``skipped`` ticks
+    before it came too late too.
+    """
+
+    name: str
+    tick_at: int
+    task_id: TaskId | None = None
+    overlapped: bool = False
+    skipped: int = 0
 
 
 class ServerStarted(Event, frozen=True, tag="server.started"):

@@ -1,4 +1,4 @@
-"""Every change as a value, and what it is answered with; every question likewise.
+"""Every change as a value, and what it is answered with. Questions are in `tq.core.queries`.
 
 An op is guarded in itself: what it needs to be true it names, and if that is not so it is refused
 with an error and changes nothing. Stores apply ops; nothing else changes a task.
@@ -10,25 +10,30 @@ from typing import Final, Generic, TypeVar
 
 import msgspec
 
-from tq.core.errors import DuplicateTask, LeaseLost, NotFound
+from tq.core.limits import Limits, Order, QueueRules
 from tq.core.task import (
     AttemptError,
     Json,
     Lease,
+    LogLine,
     NewTask,
+    Progress,
     Reason,
     ServerId,
     State,
-    Task,
     TaskId,
-    same_json,
 )
 
 CLAIM_LIMIT_MAX: Final = 100
 BATCH_MAX: Final = 1_000
 """Ops in one transaction, and tasks in one batch submit."""
 SWEEP_LIMIT_MAX: Final = 1_000
-"""Rows that one Promote, Recover or Prune touches; its reply says whether there is more."""
+"""Rows that one sweeping op touches; its reply says whether there is more."""
+SCHEDULES_MAX: Final = 1_000
+TICKS_KEPT: Final = 20
+"""The last ticks that a schedule remembers."""
+REQUEST_KEPT_MS: Final = 24 * 3600 * 1000
+"""How long an Idempotency-Key is kept."""
 
 R_co = TypeVar("R_co", covariant=True)
 
@@ -37,33 +42,74 @@ class Op(msgspec.Struct, Generic[R_co], frozen=True):
     """A change, answered by an R or refused with a TqError."""
 
 
+class Change(msgspec.Struct, frozen=True):
+    """Another task that an op moved, and the state it is in now."""
+
+    task_id: TaskId
+    state: State
+
+
+class RequestKey(msgspec.Struct, frozen=True):
+    """An Idempotency-Key: the *digest* tells whether a repetition says the same."""
+
+    key: str
+    digest: str
+
+
 class Submitted(msgspec.Struct, frozen=True):
-    """The task is stored. ``duplicate``: it was there before, by the same request; nothing changed."""
+    """The task is stored. ``duplicate``: it was there before and nothing changed.
+
+    ``replaced`` is the task that was cancelled in favour of this one.
+    """
 
     task_id: TaskId
     state: State
     duplicate: bool = False
+    replaced: TaskId | None = None
 
 
 class Submit(Op[Submitted], frozen=True):
     """Store a new task.
 
-    Refused: DuplicateTask if the id has another type or payload.
+    A known *request* is answered with the task that it made, a known id by the same request with that
+    task, a unique key that is taken as the task's policy says. A task that depends on others is blocked
+    until they have ended; if one has already ended badly, it is cancelled at once, unless it is to run.
+
+    Refused: DuplicateTask if the id has another type or payload, or the unique key is taken;
+    IdempotencyKeyReused; InvalidInput naming ``parent_id`` or ``depends_on`` where that task is not there;
+    Conflict if the parent is cancelled or about to be.
     """
 
     task: NewTask
+    request: RequestKey | None = None
 
 
 class SubmitMany(Op[tuple[Submitted, ...]], frozen=True):
-    """Store all of the tasks or none. Refused like Submit, with ``index`` naming the first bad one."""
+    """Store all of the tasks, in order, or none. Refused like Submit; ``index`` names the first bad one."""
 
     tasks: tuple[NewTask, ...]
 
 
-class Claim(Op[tuple[Lease, ...]], frozen=True):
-    """Lease up to *limit* pending tasks to *server*: priority, high first; then run_at; then arrival.
+class Claimed(msgspec.Struct, frozen=True):
+    """The *leases*, and what held others back.
 
-    Only tasks of the *types* named; None means any. Each lease has a generation no start had before.
+    ``again_at`` is the first instant at which a rate lets another task of the types start. ``is_capped``:
+    a task waits for the end of one that runs in its queue.
+    """
+
+    leases: tuple[Lease, ...]
+    again_at: int | None = None
+    is_capped: bool = False
+
+
+class Claim(Op[Claimed], frozen=True):
+    """Lease up to *limit* pending tasks to *server*, only of the *types* named; None means any.
+
+    Of the first tasks of all queues the next is that of the highest priority; then run_at; then arrival.
+    Within a queue whose order is strict: priority; then the key whose turn it is, which is the one that
+    was served longest ago; then run_at; then arrival. Within one whose order is aging: run_at less a head
+    start for priority; then priority; then arrival. Queues that are paused, and queues and keys that are
+    at their limits, are passed over. Each lease has a generation no start had before.
     """
 
     server: ServerId
@@ -72,16 +118,21 @@ class Claim(Op[tuple[Lease, ...]], frozen=True):
 
 
 class Finished(msgspec.Struct, frozen=True):
-    """The state the task is in now; ``cancelled`` if a cancel came before the end, which then wins."""
+    """The state the task is in now; ``cancelled`` if a cancel came before the end, which then wins.
+
+    ``reason`` is that of such a cancel.
+    """
 
     state: State
+    reason: Reason | None = None
 
 
 class Finish(Op[Finished], frozen=True, kw_only=True):
     """End one attempt as a verdict says. Refused: NotFound, LeaseLost.
 
     ``error`` joins the history. A task that was asked to cancel becomes cancelled whatever *state* is,
-    and its result is dropped. ``burns`` is False where the attempt's number is given back.
+    and its result is dropped. ``burns`` is False where the attempt's number is given back, ``started_at``
+    None where it never began.
     """
 
     task_id: TaskId
@@ -91,9 +142,20 @@ class Finish(Op[Finished], frozen=True, kw_only=True):
     run_at: int | None = None
     result: Json | None = None
     error: AttemptError | None = None
-    started_at: int
+    started_at: int | None
     worker: int | None = None
     burns: bool = True
+
+
+class Crash(Op[Finished], frozen=True):
+    """The attempt's process died: no attempt burnt, one crash added, at CRASHES_MAX failed.
+
+    Refused: NotFound, LeaseLost.
+    """
+
+    task_id: TaskId
+    generation: int
+    error: AttemptError
 
 
 class Released(msgspec.Struct, frozen=True):
@@ -109,6 +171,22 @@ class Release(Op[Released], frozen=True):
     generation: int
 
 
+class Noted(msgspec.Struct, frozen=True):
+    """The note is kept."""
+
+
+class Note(Op[Noted], frozen=True):
+    """What an attempt tells while it runs: its *progress*, if not None, and *lines* of log.
+
+    The last LOG_LINES_MAX lines are kept. Refused: NotFound, LeaseLost.
+    """
+
+    task_id: TaskId
+    generation: int
+    progress: Progress | None
+    lines: tuple[LogLine, ...] = ()
+
+
 class CancelReply(msgspec.Struct, frozen=True):
     """``state`` now; running means that its attempt has been asked to stop."""
 
@@ -116,10 +194,14 @@ class CancelReply(msgspec.Struct, frozen=True):
 
 
 class Cancel(Op[CancelReply], frozen=True):
-    """Cancel a waiting task at once; mark a running one. Refused: NotFound, IllegalTransition."""
+    """Cancel a waiting task at once; mark a running one. Refused: NotFound, IllegalTransition.
+
+    With *cascade*, its children follow, by Settle.
+    """
 
     task_id: TaskId
     reason: Reason = Reason.USER
+    cascade: bool = True
 
 
 class Retried(msgspec.Struct, frozen=True):
@@ -129,7 +211,41 @@ class Retried(msgspec.Struct, frozen=True):
 
 
 class Retry(Op[Retried], frozen=True):
-    """An operator's retry of a final task; its history stays. Refused: NotFound, IllegalTransition."""
+    """An operator's retry of a final task; its history stays, its deadline and expiry do not.
+
+    Refused: NotFound, IllegalTransition, DuplicateTask if its unique key is taken.
+    """
+
+    task_id: TaskId
+
+
+class Updated(msgspec.Struct, frozen=True):
+    """The task has its new values; ``run_at`` is when it may start, ``stop_at`` until when."""
+
+    state: State
+    run_at: int
+    stop_at: int | None
+
+
+class Update(Op[Updated], frozen=True, kw_only=True):
+    """Give a waiting task new values; None leaves what it has. Refused: NotFound, IllegalTransition."""
+
+    task_id: TaskId
+    priority: int | None = None
+    run_at: int | None = None
+    timeout_ms: int | None = None
+    max_attempts: int | None = None
+    result_ttl_ms: int | None = None
+    deadline_at: int | None = None
+    expires_at: int | None = None
+
+
+class Deleted(msgspec.Struct, frozen=True):
+    """The task is gone. Totals stay."""
+
+
+class Delete(Op[Deleted], frozen=True):
+    """Delete a final task. Refused: NotFound, IllegalTransition, Conflict while others wait to hear of it."""
 
     task_id: TaskId
 
@@ -143,6 +259,30 @@ class Swept(msgspec.Struct, frozen=True):
 
 class Promote(Op[Swept], frozen=True):
     """Make scheduled and retrying tasks whose run_at has come pending, earliest first."""
+
+    limit: int = SWEEP_LIMIT_MAX
+
+
+class Changed(msgspec.Struct, frozen=True):
+    """The tasks that were moved; ``more`` if the limit cut it short."""
+
+    changes: tuple[Change, ...]
+    more: bool = False
+
+
+class Expire(Op[Changed], frozen=True):
+    """End waiting tasks past their deadline (failed) or expiry (cancelled), earliest first."""
+
+    limit: int = SWEEP_LIMIT_MAX
+
+
+class Settle(Op[Changed], frozen=True):
+    """Tell those concerned of tasks that ended or were asked to stop, in order of these tasks' arrival.
+
+    Of an ended task, each task that depends on it, by arrival: one blocker less, or cancelled. Of a
+    cancelled one, or one asked to stop, each child, by arrival: cancelled, or asked to stop. What this
+    moves is settled in turn. *limit* counts those told.
+    """
 
     limit: int = SWEEP_LIMIT_MAX
 
@@ -168,7 +308,10 @@ class Recover(Op[Recovered], frozen=True):
 
 
 class Prune(Op[Swept], frozen=True):
-    """Delete final tasks whose time to be kept is over. Totals stay."""
+    """Delete final tasks whose time to be kept is over. Totals stay.
+
+    Tasks that others wait to hear of are passed over. Idempotency keys past their time go too, uncounted.
+    """
 
     limit: int = SWEEP_LIMIT_MAX
 
@@ -184,89 +327,150 @@ class Beat(Op[Beaten], frozen=True):
     gone: bool = False
 
 
-AnyOp = Submit | SubmitMany | Claim | Finish | Release | Cancel | Retry | Promote | Recover | Prune | Beat
+class SetQueue(Op[QueueRules], frozen=True, kw_only=True):
+    """Give a queue its rules; whether it is paused stays. Answered by the rules it has now.
+
+    Refused: Conflict where QUEUES_MAX have rules already.
+    """
+
+    queue: str
+    order: Order = Order.STRICT
+    limits: Limits = Limits()
+    per_key: Limits = Limits()
+
+
+class PauseQueue(Op[QueueRules], frozen=True):
+    """Pause a queue, so that nothing of it is claimed, or resume it. Refused like SetQueue."""
+
+    queue: str
+    paused: bool
+
+
+class Tick(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One tick of a schedule that was dealt with: the task it made, or why it made none.
+
+    ``skipped`` counts the ticks before it that made none because they came too late.
+    """
+
+    at: int
+    task_id: TaskId | None = None
+    overlapped: bool = False
+    skipped: int = 0
+
+
+class Schedule(msgspec.Struct, frozen=True, kw_only=True):
+    """A schedule as it is kept. ``spec`` is its definition, which stores do not read.
+
+    ``version`` changes with the definition. ``seen_until`` is the instant up to which ticks were dealt
+    with, ``next_at`` the next one; None: there is none, or it is paused. ``last_task_id`` is the last task
+    that a tick made.
+    """
+
+    name: str
+    spec: Json
+    version: int
+    paused: bool
+    created_at: int
+    seen_until: int
+    next_at: int | None
+    last_task_id: TaskId | None
+    ticks: tuple[Tick, ...]
+
+
+class PutSchedule(Op[Schedule], frozen=True):
+    """Make a schedule, or give it a new definition; the same definition again changes nothing.
+
+    Its ticks count from now on. One that was paused stays so. Refused: Conflict past SCHEDULES_MAX.
+    """
+
+    name: str
+    spec: Json
+    next_at: int | None
+
+
+class DeleteSchedule(Op[Deleted], frozen=True):
+    """Remove a schedule; the tasks it made stay. Refused: NotFound."""
+
+    name: str
+
+
+class PauseSchedule(Op[Schedule], frozen=True):
+    """Pause a schedule (*next_at* None), or resume it with its *next_at*: no tick between is made up for.
+
+    Refused: NotFound; Conflict if the definition is not that of *version* any more.
+    """
+
+    name: str
+    version: int
+    paused: bool
+    next_at: int | None
+
+
+class Fired(msgspec.Struct, frozen=True):
+    """The tick is dealt with; *submitted* is the task it made, if it made one."""
+
+    submitted: Submitted | None
+
+
+class Fire(Op[Fired], frozen=True, kw_only=True):
+    """Deal with the tick at *tick_at*: store *task*, or None where it came too late.
+
+    Each tick is dealt with once: refused with Conflict if the schedule has been changed since *version*,
+    is paused, or has dealt with ticks up to *seen_until* or later. With *overlap* False no task is made
+    while the last one has not ended. Refused: NotFound.
+    """
+
+    name: str
+    version: int
+    tick_at: int
+    seen_until: int
+    next_at: int | None
+    task: NewTask | None
+    skipped: int = 0
+    overlap: bool = False
+
+
+AnyOp = (
+    Submit
+    | SubmitMany
+    | Claim
+    | Finish
+    | Crash
+    | Release
+    | Note
+    | Cancel
+    | Retry
+    | Update
+    | Delete
+    | Promote
+    | Expire
+    | Settle
+    | Recover
+    | Prune
+    | Beat
+    | SetQueue
+    | PauseQueue
+    | PutSchedule
+    | DeleteSchedule
+    | PauseSchedule
+    | Fire
+)
 Reply = (
     Submitted
     | tuple[Submitted, ...]
-    | tuple[Lease, ...]
+    | Claimed
     | Finished
     | Released
+    | Noted
     | CancelReply
     | Retried
+    | Updated
+    | Deleted
     | Swept
+    | Changed
     | Recovered
     | Beaten
+    | QueueRules
+    | Schedule
+    | Fired
 )
-
-
-class Query(msgspec.Struct, Generic[R_co], frozen=True):
-    """A question, answered by an R; it changes nothing."""
-
-
-class GetTask(Query[Task | None], frozen=True):
-    """One task, or None if it is not, or no longer, there."""
-
-    task_id: TaskId
-
-
-class LaneCount(msgspec.Struct, frozen=True, order=True):
-    """How many tasks of a type are in a state in a queue; zero counts are left out."""
-
-    queue: str
-    type: str
-    state: State
-    count: int
-
-
-class Stats(msgspec.Struct, frozen=True, kw_only=True):
-    """Counters kept with the tasks. The totals only grow: they survive restart, pruning and retry."""
-
-    lanes: tuple[LaneCount, ...]
-    submitted: int
-    succeeded: int
-    failed: int
-    cancelled: int
-
-    def count(self, state: State) -> int:
-        """How many tasks are in *state* now."""
-        return sum(lane.count for lane in self.lanes if lane.state is state)
-
-
-class GetStats(Query[Stats], frozen=True):
-    """All counters; costs nothing that grows with the number of tasks."""
-
-
-class NextDue(Query[int | None], frozen=True):
-    """The earliest run_at of a scheduled or retrying task."""
-
-
-AnyQuery = GetTask | GetStats | NextDue
-
-
-def answer_known(state: State, type: str, payload: Json, new: NewTask) -> Submitted:
-    """The answer to a submit whose id is taken by a task of *type* and *payload*, now in *state*.
-
-    Raises:
-        DuplicateTask: That task is another one.
-    """
-    if type == new.type and same_json(payload, new.payload):
-        return Submitted(new.id, state, duplicate=True)
-    what = "type" if type != new.type else "payload"
-    raise DuplicateTask(
-        f"task {new.id} exists with another {what}: choose another id or send the same request",
-        task_id=new.id,
-    )
-
-
-def lease_lost(task_id: TaskId, generation: int) -> LeaseLost:
-    """The refusal of a word said with an old generation."""
-    return LeaseLost(
-        f"task {task_id} is no longer run by generation {generation}: drop the work",
-        task_id=task_id,
-        generation=generation,
-    )
-
-
-def no_such_task(task_id: TaskId) -> NotFound:
-    """The refusal of an op on a task that is not there."""
-    return NotFound(f"no task {task_id}: it never existed or its time to be kept is over", task_id=task_id)

@@ -8,7 +8,7 @@ table cannot come about:
            ──▶ scheduled ┼─promote─▶ pending ─claim─▶ running ─finish─▶ succeeded / failed / cancelled
            ──▶ pending   │             ▲                │  ├─finish─▶ retrying ─promote─▶ pending
                          │             └─release,recover┘  └─finish─▶ scheduled (snoozed)
-           cancel ◀──────┘ (every waiting state)                 retry: final ─▶ pending
+    cancel, expire ◀─────┘ (every waiting state)                 retry: final ─▶ pending
 
 `verdict` is the other half: what an attempt's Outcome leads to.
 """
@@ -16,6 +16,7 @@ table cannot come about:
 from __future__ import annotations
 
 from enum import StrEnum
+from hashlib import blake2b
 from typing import Final, NewType, assert_never
 
 import msgspec
@@ -37,6 +38,14 @@ ERROR_TEXT_MAX: Final = 16 * 1024
 PRIORITY_MIN: Final = -100
 PRIORITY_MAX: Final = 100
 PRIORITIES: Final = {"low": -10, "normal": 0, "high": 10, "critical": 50}
+KEY_MAX: Final = 128
+"""Characters of a key."""
+TAGS_MAX: Final = 16
+DEPENDENCIES_MAX: Final = 100
+LOG_LINES_MAX: Final = 200
+"""How many lines a task keeps of what its handler logged."""
+NOTE_TEXT_MAX: Final = 1024
+"""Characters kept of one line of log, and of a progress message."""
 TTL_MS: Final = 24 * 3600 * 1000
 """How long succeeded and cancelled tasks are kept, unless the task says otherwise."""
 FAILED_TTL_MS: Final = 7 * TTL_MS
@@ -66,6 +75,8 @@ class Reason(StrEnum):
     EXPIRED = "expired"
     USER = "user"
     PARENT = "parent"
+    DEPENDENCY = "dependency"
+    REPLACED = "replaced"
     POISON = "poison"
     INTERRUPTED = "interrupted"
 
@@ -80,6 +91,8 @@ class Move(StrEnum):
     RECOVER = "recover"
     CANCEL = "cancel"
     RETRY = "retry"
+    EXPIRE = "expire"
+    UPDATE = "update"
 
 
 INITIAL: Final = frozenset({State.BLOCKED, State.SCHEDULED, State.PENDING})
@@ -90,11 +103,27 @@ TIMED: Final = frozenset({State.SCHEDULED, State.RETRYING})
 
 _CANCELLED = frozenset({State.CANCELLED})
 _PENDING = frozenset({State.PENDING})
+_EXPIRED = frozenset({State.CANCELLED, State.FAILED})
 
 MOVES: Final[dict[State, dict[Move, frozenset[State]]]] = {
-    State.BLOCKED: {Move.PROMOTE: frozenset({State.SCHEDULED, State.PENDING}), Move.CANCEL: _CANCELLED},
-    State.SCHEDULED: {Move.PROMOTE: _PENDING, Move.CANCEL: _CANCELLED},
-    State.PENDING: {Move.CLAIM: frozenset({State.RUNNING}), Move.CANCEL: _CANCELLED},
+    State.BLOCKED: {
+        Move.PROMOTE: frozenset({State.SCHEDULED, State.PENDING}),
+        Move.CANCEL: _CANCELLED,
+        Move.EXPIRE: _EXPIRED,
+        Move.UPDATE: frozenset({State.BLOCKED}),
+    },
+    State.SCHEDULED: {
+        Move.PROMOTE: _PENDING,
+        Move.CANCEL: _CANCELLED,
+        Move.EXPIRE: _EXPIRED,
+        Move.UPDATE: frozenset({State.SCHEDULED}),
+    },
+    State.PENDING: {
+        Move.CLAIM: frozenset({State.RUNNING}),
+        Move.CANCEL: _CANCELLED,
+        Move.EXPIRE: _EXPIRED,
+        Move.UPDATE: frozenset({State.PENDING, State.SCHEDULED}),
+    },
     State.RUNNING: {
         Move.FINISH: FINAL | {State.RETRYING, State.SCHEDULED},
         Move.RELEASE: _PENDING | _CANCELLED,
@@ -102,7 +131,12 @@ MOVES: Final[dict[State, dict[Move, frozenset[State]]]] = {
         # A running task is asked to stop; its attempt then ends it.
         Move.CANCEL: frozenset({State.RUNNING}),
     },
-    State.RETRYING: {Move.PROMOTE: _PENDING, Move.CANCEL: _CANCELLED},
+    State.RETRYING: {
+        Move.PROMOTE: _PENDING,
+        Move.CANCEL: _CANCELLED,
+        Move.EXPIRE: _EXPIRED,
+        Move.UPDATE: frozenset({State.RETRYING}),
+    },
     State.SUCCEEDED: {Move.RETRY: _PENDING},
     State.FAILED: {Move.RETRY: _PENDING},
     State.CANCELLED: {Move.RETRY: _PENDING},
@@ -117,19 +151,35 @@ def check_move(task_id: TaskId, state: State, move: Move, to: State) -> None:
     """
     if to not in MOVES[state].get(move, frozenset()):
         raise IllegalTransition(
-            f"task {task_id} is {state}: it cannot {move}" + _allowed_hint(state),
+            f"task {task_id} is {state}: it cannot be {_DONE[move]}; it can be {_allowed(state)}",
             task_id=task_id,
             state=state.value,
             move=move.value,
         )
 
 
-def _allowed_hint(state: State) -> str:
-    return f"; from {state} a task can " + ", ".join(sorted(MOVES[state]))
+_DONE: Final = {
+    Move.PROMOTE: "promoted",
+    Move.CLAIM: "claimed",
+    Move.FINISH: "finished",
+    Move.RELEASE: "released",
+    Move.RECOVER: "recovered",
+    Move.CANCEL: "cancelled",
+    Move.RETRY: "retried",
+    Move.EXPIRE: "expired",
+    Move.UPDATE: "updated",
+}
+
+
+def _allowed(state: State) -> str:
+    return ", ".join(sorted(_DONE[move] for move in MOVES[state]))
 
 
 class AttemptError(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What went wrong in one attempt: one entry of a task's history."""
+    """What went wrong in one attempt: one entry of a task's history.
+
+    ``frame`` is where the exception was raised, ``file.py:function``.
+    """
 
     attempt: int
     at: int
@@ -138,25 +188,107 @@ class AttemptError(msgspec.Struct, frozen=True, omit_defaults=True):
     message: str
     traceback: str | None = None
     duration_ms: int | None = None
+    frame: str | None = None
+
+
+def fingerprint(type: str, error: AttemptError | None) -> str | None:
+    """What failures of one cause have in common: the task's *type*, the exception, where it was raised."""
+    if error is None:
+        return None
+    text = "\n".join((type, error.type, error.frame or ""))
+    return blake2b(text.encode(), digest_size=6).hexdigest()
+
+
+class During(StrEnum):
+    """While what a unique task keeps others out."""
+
+    QUEUED = "queued"
+    """Until it is handed to a worker."""
+    ACTIVE = "active"
+    """Until it has ended."""
+
+
+class OnConflict(StrEnum):
+    """What becomes of a submit whose unique key is taken."""
+
+    EXISTING = "existing"
+    """It is answered with the task that has the key."""
+    REJECT = "reject"
+    REPLACE = "replace"
+    """The task that has the key is cancelled, if it has not been started; else as REJECT."""
+
+
+class Unique(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One task at a time with this *key*, among those of its type."""
+
+    key: str
+    during: During = During.ACTIVE
+    on_conflict: OnConflict = OnConflict.EXISTING
+
+
+class OnFailure(StrEnum):
+    """What becomes of a blocked task when one that it depends on did not succeed."""
+
+    CANCEL = "cancel"
+    RUN = "run"
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a task may have and most have not. ``deadline_at`` and ``expires_at`` are Unix milliseconds.
+
+    ``schedule`` names the schedule that fired the task.
+    """
+
+    tags: tuple[str, ...] = ()
+    parent_id: TaskId | None = None
+    depends_on: tuple[TaskId, ...] = ()
+    on_dependency_failure: OnFailure = OnFailure.CANCEL
+    unique: Unique | None = None
+    deadline_at: int | None = None
+    expires_at: int | None = None
+    schedule: str | None = None
+
+    @property
+    def stop_at(self) -> int | None:
+        """The instant after which the task may not wait any more."""
+        if self.deadline_at is None or self.expires_at is None:
+            return self.expires_at if self.deadline_at is None else self.deadline_at
+        return min(self.deadline_at, self.expires_at)
+
+
+NO_OPTIONS: Final = Options()
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """How far an attempt is: *fraction* from 0 to 1, and in words."""
+
+    fraction: float
+    message: str = ""
+
+
+class LogLine(msgspec.Struct, frozen=True):
+    """One line that a handler logged, in attempt *attempt*."""
+
+    at: int
+    attempt: int
+    text: str
 
 
 class NewTask(msgspec.Struct, frozen=True, kw_only=True):
-    """A task as it is submitted: every default filled in, nothing decided yet.
-
-    ``id_given`` tells an id that the caller chose, which makes the request repeatable.
-    """
+    """A task as it is submitted: every default filled in, nothing decided yet."""
 
     id: TaskId
     type: str
     payload: Json = Json("null")
     queue: str = "default"
+    key: str | None = None
     priority: int = 0
     run_at: int
     timeout_ms: int
     max_attempts: int
     retry: RetryPolicy = DEFAULT_RETRY
     result_ttl_ms: int | None = None
-    id_given: bool = False
+    options: Options = NO_OPTIONS
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True):
@@ -164,12 +296,14 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
 
     ``generation`` grows with every start and proves a lease. ``attempt`` is the number of the attempt
     that runs or ran last, 0 before the first; what does not burn an attempt gives the number back.
-    ``cancel_reason`` is set on a running task that has been asked to stop.
+    ``cancel_reason`` is set on a running task that has been asked to stop. ``blockers`` counts the tasks
+    it still waits for. ``fingerprint`` is that of its last error, on a failed task.
     """
 
     id: TaskId
     type: str
     queue: str
+    key: str | None
     state: State
     reason: Reason | None
     payload: Json
@@ -190,6 +324,11 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     cancel_reason: Reason | None
     result: Json | None
     errors: tuple[AttemptError, ...]
+    blockers: int
+    fingerprint: str | None
+    progress: Progress | None
+    logs: tuple[LogLine, ...]
+    options: Options
 
 
 class Lease(msgspec.Struct, frozen=True, array_like=True):
@@ -208,6 +347,8 @@ class Lease(msgspec.Struct, frozen=True, array_like=True):
     created_at: int
     run_at: int
     claimed_at: int
+    key: str | None = None
+    options: Options = NO_OPTIONS
 
 
 class Success(msgspec.Struct, frozen=True):
@@ -223,6 +364,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     type: str
     message: str
     traceback: str | None = None
+    frame: str | None = None
     retryable: bool = True
     retry_after_ms: int | None = None
 
@@ -239,7 +381,18 @@ class Cancel(msgspec.Struct, frozen=True):
     message: str = ""
 
 
-Outcome = Success | Failure | Snooze | Cancel
+class Crash(msgspec.Struct, frozen=True):
+    """The process of the attempt died under it; *message* says how. What it leads to the store knows."""
+
+    message: str
+
+
+class Expired(msgspec.Struct, frozen=True):
+    """The attempt came too late to begin."""
+
+
+Judged = Success | Failure | Snooze | Cancel | Expired
+Outcome = Judged | Crash
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -250,24 +403,47 @@ class Verdict(msgspec.Struct, frozen=True):
     run_at: int | None = None
 
 
-def verdict(outcome: Outcome, lease: Lease, *, now: int, chance: float) -> Verdict:
-    """What *outcome* leads to. *chance*, uniform in [0, 1), spreads the retries."""
+def verdict(outcome: Judged, lease: Lease, *, now: int, chance: float) -> Verdict:
+    """What *outcome* leads to. *chance*, uniform in [0, 1), spreads the retries.
+
+    A wait that would end after the task's deadline is not begun: the task has failed.
+    """
     match outcome:
         case Success():
             return Verdict(State.SUCCEEDED, Reason.OK)
         case Failure():
-            if not outcome.retryable or lease.attempt >= lease.max_attempts:
-                return Verdict(State.FAILED, outcome.reason)
-            delay_ms = outcome.retry_after_ms
-            if delay_ms is None:
-                delay_ms = lease.retry.delay_ms(lease.attempt, chance)
-            return Verdict(State.RETRYING, outcome.reason, now + delay_ms)
+            return _failed(outcome, lease, now=now, chance=chance)
         case Snooze():
-            return Verdict(State.SCHEDULED, None, now + outcome.delay_ms)
+            return _in_time(Verdict(State.SCHEDULED, None, now + outcome.delay_ms), lease)
         case Cancel():
             return Verdict(State.CANCELLED, Reason.USER)
+        case Expired():
+            return expiry(lease.options, now)
         case _:
             assert_never(outcome)
+
+
+def _failed(failure: Failure, lease: Lease, *, now: int, chance: float) -> Verdict:
+    if not failure.retryable or lease.attempt >= lease.max_attempts:
+        return Verdict(State.FAILED, failure.reason)
+    delay_ms = failure.retry_after_ms
+    if delay_ms is None:
+        delay_ms = lease.retry.delay_ms(lease.attempt, chance)
+    return _in_time(Verdict(State.RETRYING, failure.reason, now + delay_ms), lease)
+
+
+def _in_time(wait: Verdict, lease: Lease) -> Verdict:
+    deadline_at = lease.options.deadline_at
+    if deadline_at is not None and wait.run_at is not None and wait.run_at >= deadline_at:
+        return Verdict(State.FAILED, Reason.DEADLINE)
+    return wait
+
+
+def expiry(options: Options, now: int) -> Verdict:
+    """Where a task goes that still waits when it may not any more: past its deadline it has failed."""
+    if options.deadline_at is not None and options.deadline_at <= now:
+        return Verdict(State.FAILED, Reason.DEADLINE)
+    return Verdict(State.CANCELLED, Reason.EXPIRED)
 
 
 def initial_state(run_at: int, now: int) -> State:
@@ -293,6 +469,27 @@ def server_lost(attempt: int, now: int) -> AttemptError:
     )
 
 
+def deadline_passed(attempt: int, now: int) -> AttemptError:
+    """The history entry of a task whose deadline passed while it waited."""
+    return AttemptError(
+        attempt=attempt,
+        at=now,
+        reason=Reason.DEADLINE,
+        type="DeadlinePassed",
+        message="the deadline passed while the task waited",
+    )
+
+
+def unique_name(type: str, unique: Unique) -> str:
+    """What a store keeps unique: the key among the tasks of *type*, whose characters have no slash."""
+    return f"{type}/{unique.key}"
+
+
+def holds_unique(state: State, unique: Unique) -> bool:
+    """Whether a task in *state* keeps others with its unique key out."""
+    return state in WAITING or (state is State.RUNNING and unique.during is During.ACTIVE)
+
+
 def same_json(one: Json, other: Json) -> bool:
     """Whether two JSON texts say the same: order of keys and white space aside, 1 and 1.0 apart."""
     return one == other or _canonical(one) == _canonical(other)
@@ -300,6 +497,17 @@ def same_json(one: Json, other: Json) -> bool:
 
 def _canonical(text: Json) -> bytes:
     return msgspec.json.encode(msgspec.json.decode(text), order="sorted")
+
+
+def cut_note(text: str) -> str:
+    """*text* within NOTE_TEXT_MAX characters, from its beginning, and without what SQL text cannot hold."""
+    text = storable(text)
+    return text if len(text) <= NOTE_TEXT_MAX else text[: NOTE_TEXT_MAX - 1] + "…"
+
+
+def storable(text: str) -> str:
+    """*text* without what UTF-8 and SQL text cannot hold: lone surrogates, NUL."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
 
 
 def cut_text(text: str) -> str:

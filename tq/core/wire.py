@@ -1,4 +1,4 @@
-"""Records to JSON and back, for server and client: the only place that knows how they look outside.
+"""JSON to records: what text is taken, and how a submit is read. Other requests are in `tq.core.requests`.
 
 Inside, an instant is Unix milliseconds and a duration is milliseconds; outside, an instant is RFC 3339
 in UTC and a duration is seconds.
@@ -6,34 +6,70 @@ in UTC and a duration is seconds.
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from datetime import UTC, datetime
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Final, TypeVar
 
 import msgspec
 
 from tq.core.errors import InvalidInput, PayloadTooLarge, TqError
-from tq.core.ops import BATCH_MAX, Stats
+from tq.core.fields import (
+    ATTEMPTS_MAX,
+    DELAY_MAX_S,
+    TIMEOUT_MAX_S,
+    TTL_MAX_S,
+    bad,
+    check_dependencies,
+    check_integer,
+    check_key,
+    check_name,
+    check_tags,
+    checked_id,
+    parse_instant,
+    read_ms,
+    read_priority,
+)
+from tq.core.limits import Order
+from tq.core.ops import BATCH_MAX
 from tq.core.retry import DELAY_CAP_MAX_MS, RetryKind, RetryPolicy
-from tq.core.task import FINAL, PRIORITIES, PRIORITY_MAX, PRIORITY_MIN, Json, NewTask, State, Task, TaskId
+from tq.core.task import (
+    NO_OPTIONS,
+    During,
+    Json,
+    NewTask,
+    OnConflict,
+    OnFailure,
+    Options,
+    TaskId,
+    Unique,
+)
 
 PAYLOAD_MAX: Final = 1024 * 1024
 """Bytes of one payload, and of one result."""
 DEPTH_MAX: Final = 64
 """Nested arrays and objects in one payload."""
-ATTEMPTS_MAX: Final = 1_000
-DELAY_MAX_S: Final = 5 * 366 * 24 * 3600.0
-TIMEOUT_MAX_S: Final = 7 * 24 * 3600.0
-TTL_MAX_S: Final = 366 * 24 * 3600.0
-
-_ID = re.compile(r"[A-Za-z0-9_.:~-]{1,128}")
-_NAME = re.compile(r"[A-Za-z0-9_.:~-]{1,64}")
 _AT = re.compile(r"(?P<what>.*?)(?: - at `\$(?P<path>.*)`)?$", re.DOTALL)
 _BIG_NUMBER = re.compile(rb"[0-9]{19}|[0-9][eE]\+?[0-9]{3}")
-_INSTANT = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII)
-_INSTANT_MAX: Final = 253_402_300_799_999
-"""The last millisecond of the year 9999, past which RFC 3339 has no words."""
+
+_NAMED: Final = {
+    r"unknown field `(.*?)`": "there is no such field here",
+    r"missing required field `(.*?)`": "this field is required",
+}
+"""What msgspec says of a field that it names elsewhere than at the end, and what we say."""
+_CHOICES: Final[Mapping[str, Iterable[str]]] = {
+    "while": During,
+    "on_conflict": OnConflict,
+    "on_dependency_failure": OnFailure,
+    "kind": RetryKind,
+    "order": Order,
+    "overlap": ("skip", "allow"),
+}
+"""The fields that take one of a few words."""
+_PATH_MAX: Final = 80
+"""Characters of the name of a field that are repeated, if there is no such field."""
 
 T = TypeVar("T")
 Fault = TypeVar("Fault", bound=TqError)
@@ -48,6 +84,8 @@ class TypeDefaults(msgspec.Struct, frozen=True, kw_only=True):
     max_attempts: int = 20
     retry: RetryPolicy = RetryPolicy()
     result_ttl_ms: int | None = None
+    options: Options = NO_OPTIONS
+    """The tags and the unique key; the rest is of single tasks."""
 
 
 class RetryRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -57,6 +95,14 @@ class RetryRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     base: float = 1.0
     cap: float = 3600.0
     jitter: float = 0.5
+
+
+class UniqueRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One task at a time with this key, among those of its type."""
+
+    key: str
+    during: During = msgspec.field(default=During.ACTIVE, name="while")
+    on_conflict: OnConflict = OnConflict.EXISTING
 
 
 class SubmitRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -73,6 +119,14 @@ class SubmitRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_attempts: int | None = None
     retry: RetryRequest | None = None
     result_ttl: float | None = None
+    key: str | None = None
+    tags: tuple[str, ...] | None = None
+    unique: UniqueRequest | None = None
+    parent_id: str | None = None
+    depends_on: tuple[str, ...] = ()
+    on_dependency_failure: OnFailure | None = None
+    deadline: str | None = None
+    expires_at: str | None = None
 
 
 _submit = msgspec.json.Decoder(SubmitRequest)
@@ -85,7 +139,12 @@ def decode_submit(body: bytes) -> SubmitRequest:
     Raises:
         InvalidInput: Not JSON, or not a submit: ``field`` names the part and the message its fault.
     """
-    return _decode(_submit, body)
+    return decode(_submit, body)
+
+
+def encode_submit(request: SubmitRequest) -> bytes:
+    """The body that decode_submit reads as *request*."""
+    return msgspec.json.encode(request)
 
 
 def decode_batch(body: bytes) -> list[SubmitRequest]:
@@ -95,7 +154,8 @@ def decode_batch(body: bytes) -> list[SubmitRequest]:
         InvalidInput: As decode_submit; ``index`` names the first bad one, from 0.
         PayloadTooLarge: More than BATCH_MAX.
     """
-    parts = _decode(_batch, body, around=2)
+    # The text is checked part by part, below.
+    parts = _decoded(_batch, body)
     if len(parts) > BATCH_MAX:
         raise PayloadTooLarge(f"a batch has at most {BATCH_MAX} tasks, this one {len(parts)}: split it")
     requests = []
@@ -112,13 +172,27 @@ def at_index(fault: Fault, index: int) -> Fault:
     return type(fault)(f"task {index} of the batch: {fault.message}", **(fault.fields | {"index": index}))
 
 
-def _decode(decoder: msgspec.json.Decoder[T], body: bytes, *, around: int = 1) -> T:
+def decode(decoder: msgspec.json.Decoder[T], body: bytes, *, around: int = 1) -> T:
+    """What *decoder* reads from *body*.
+
+    Args:
+        around: Arrays and objects around a payload in *body*.
+    Raises:
+        InvalidInput: Not JSON, or not what the decoder wants; ``field`` names the part that is wrong.
+    """
     try:
         check_json_text(body, around=around)
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"the body is not JSON: {error}") from None
+    return _decoded(decoder, body)
+
+
+def _decoded(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+    try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
         raise _fault_of(str(error)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except msgspec.DecodeError as error:
         raise InvalidInput(f"the body is not JSON: {error}") from None
     except RecursionError:
         raise InvalidInput(f"a payload is nested deeper than {DEPTH_MAX}") from None
@@ -126,14 +200,18 @@ def _decode(decoder: msgspec.json.Decoder[T], body: bytes, *, around: int = 1) -
 
 def _fault_of(text: str) -> InvalidInput:
     """A validation error of msgspec as ours: which field, what is wrong with it."""
-    unknown = re.search(r"unknown field `(.*?)`", text) or re.search(r"missing required field `(.*?)`", text)
     match = _AT.match(text)
     assert match is not None
-    path = (match["path"] or "").lstrip(".")
-    if unknown:
-        path = f"{path}.{unknown[1]}" if path else unknown[1]
+    path, what = (match["path"] or "").lstrip("."), match["what"]
+    for form, meaning in _NAMED.items():
+        if named := re.search(form, what):
+            name = named[1][:_PATH_MAX]
+            path = f"{path}.{name}" if path else name
+            what = meaning
+    if choice := re.fullmatch(r"Invalid enum value '(.*)'", what, re.DOTALL):
+        return bad(path, choice[1], "one of " + ", ".join(_CHOICES[path.rpartition(".")[2]]))
     fields: dict[str, object] = {"field": path} if path else {}
-    return InvalidInput(f"{path}: {match['what']}" if path else match["what"], **fields)
+    return InvalidInput(f"{path}: {what}" if path else what, **fields)
 
 
 def check_json_text(text: bytes, *, around: int = 1) -> None:
@@ -143,7 +221,8 @@ def check_json_text(text: bytes, *, around: int = 1) -> None:
         around: Arrays and objects around a payload in *text*.
     Raises:
         UnicodeDecodeError: Not UTF-8.
-        InvalidInput: NUL characters, integers past 64 bits, numbers past a float, nesting past DEPTH_MAX.
+        InvalidInput: NUL characters, integers past 64 bits, numbers past a float, nesting past DEPTH_MAX,
+            a key twice in one object.
     """
     if not text.isascii():
         text.decode("utf-8")
@@ -153,6 +232,8 @@ def check_json_text(text: bytes, *, around: int = 1) -> None:
         _check_numbers(text)
     if text.count(b"[") + text.count(b"{") > DEPTH_MAX + around:
         _check_depth(text, DEPTH_MAX + around)
+    if _may_repeat_a_key(text):
+        _check_keys(text)
 
 
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
@@ -177,6 +258,37 @@ def _check_depth(text: bytes, depth_max: int) -> None:
             raise InvalidInput(f"a payload is nested deeper than {DEPTH_MAX}")
 
 
+SHORT_TEXT_MAX: Final = 4 * 1024
+"""Bytes of a text of which splitting it costs less than reading it."""
+
+
+def _may_repeat_a_key(text: bytes) -> bool:
+    """False only where no two strings are equal, and so no two keys: that is cheap to see of most texts."""
+    if len(text) > SHORT_TEXT_MAX or b"\\" in text:
+        return True
+    strings = text.split(b'"')[1::2]
+    return len(set(strings)) < len(strings)
+
+
+def _check_keys(text: bytes) -> None:
+    try:
+        _keys_once.decode(text.decode())
+    except ValueError:
+        # Not JSON at all: the decoder says what is wrong with it.
+        return
+
+
+def _once(pairs: list[tuple[str, object]]) -> None:
+    """Refuse an object with a key that is there twice."""
+    if len(dict(pairs)) < len(pairs):
+        (key, _), *_ = Counter(key for key, _ in pairs).most_common(1)
+        shown = key[:40]
+        raise InvalidInput(f"the key {shown!r} is twice in one object: give it once", key=shown)
+
+
+_keys_once: Final = json.JSONDecoder(object_pairs_hook=_once)
+
+
 def new_task(request: SubmitRequest, defaults: TypeDefaults, *, new_id: TaskId, now: int) -> NewTask:
     """The task that *request* asks for, every default filled in.
 
@@ -192,74 +304,59 @@ def new_task(request: SubmitRequest, defaults: TypeDefaults, *, new_id: TaskId, 
         raise PayloadTooLarge(
             f"payload: at most {PAYLOAD_MAX} bytes, this one has {len(payload)}", field="payload"
         )
-    given = request.id or None
     return NewTask(
-        id=new_id if given is None else checked_id(given),
+        id=checked_id(request.id) if request.id else new_id,
         type=check_name("type", request.type),
         payload=Json(payload.decode()),
         queue=defaults.queue if request.queue is None else check_name("queue", request.queue),
-        priority=defaults.priority if request.priority is None else _priority(request.priority),
+        key=None if request.key is None else check_key("key", request.key),
+        priority=defaults.priority if request.priority is None else read_priority(request.priority),
         run_at=_run_at(request, now),
-        timeout_ms=_ms("timeout", request.timeout, 0.001, TIMEOUT_MAX_S) or defaults.timeout_ms,
+        timeout_ms=defaults.timeout_ms
+        if request.timeout is None
+        else read_ms("timeout", request.timeout, 0.001, TIMEOUT_MAX_S),
         max_attempts=defaults.max_attempts
         if request.max_attempts is None
-        else _attempts(request.max_attempts),
+        else check_integer("max_attempts", request.max_attempts, 1, ATTEMPTS_MAX),
         retry=defaults.retry if request.retry is None else _policy(request.retry),
         result_ttl_ms=defaults.result_ttl_ms
         if request.result_ttl is None
-        else _ms("result_ttl", request.result_ttl, 0, TTL_MAX_S),
-        id_given=given is not None,
+        else read_ms("result_ttl", request.result_ttl, 0, TTL_MAX_S),
+        options=_options(request, defaults.options),
     )
 
 
-def checked_id(text: str) -> TaskId:
-    """*text* as a task id. Raises InvalidInput."""
-    if not _ID.fullmatch(text):
-        raise _bad("id", text, "1 to 128 of the characters A-Z a-z 0-9 _ . : ~ -")
-    return TaskId(text)
+_NOTHING_SAID: Final = (None,) * 5
 
 
-def check_name(field: str, text: str) -> str:
-    """*text* as a name of a type or queue. Raises InvalidInput, naming *field*."""
-    if not _NAME.fullmatch(text):
-        raise _bad(field, text, "1 to 64 of the characters A-Z a-z 0-9 _ . : ~ -")
-    return text
+def _options(request: SubmitRequest, defaults: Options) -> Options:
+    if request.on_dependency_failure is not None and not request.depends_on:
+        raise InvalidInput(
+            "on_dependency_failure: it goes with depends_on: leave it out", field="on_dependency_failure"
+        )
+    said = (request.tags, request.unique, request.parent_id, request.deadline, request.expires_at)
+    if said == _NOTHING_SAID and not request.depends_on:
+        return defaults
+    options = Options(
+        tags=defaults.tags if request.tags is None else check_tags(request.tags),
+        parent_id=None if request.parent_id is None else checked_id(request.parent_id, "parent_id"),
+        depends_on=check_dependencies(request.depends_on),
+        on_dependency_failure=request.on_dependency_failure or OnFailure.CANCEL,
+        unique=defaults.unique if request.unique is None else _unique(request.unique),
+        deadline_at=None if request.deadline is None else parse_instant("deadline", request.deadline),
+        expires_at=None if request.expires_at is None else parse_instant("expires_at", request.expires_at),
+    )
+    # One object for all that ask for nothing: stores know it by that.
+    return NO_OPTIONS if options == NO_OPTIONS else options
 
 
-def _bad(field: str, value: object, allowed: str) -> InvalidInput:
-    shown = repr(value)
-    shown = shown if len(shown) <= 80 else shown[:77] + "…"
-    return InvalidInput(f"{field}: {shown} is not allowed: {allowed}", field=field)
-
-
-def _priority(value: int | str) -> int:
-    if isinstance(value, str):
-        named = PRIORITIES.get(value)
-        if named is None:
-            raise _bad("priority", value, f"{', '.join(PRIORITIES)}, or an integer")
-        return named
-    if not PRIORITY_MIN <= value <= PRIORITY_MAX:
-        raise _bad("priority", value, f"an integer from {PRIORITY_MIN} to {PRIORITY_MAX}")
-    return value
-
-
-def _attempts(value: int) -> int:
-    if not 1 <= value <= ATTEMPTS_MAX:
-        raise _bad("max_attempts", value, f"an integer from 1 to {ATTEMPTS_MAX}")
-    return value
-
-
-def _ms(field: str, seconds: float | None, low: float, high: float) -> int | None:
-    if seconds is None:
-        return None
-    if not low <= seconds <= high:
-        raise _bad(field, seconds, f"seconds from {low:g} to {high:.0f}")
-    return round(seconds * 1000)
+def _unique(request: UniqueRequest) -> Unique:
+    return Unique(check_key("unique.key", request.key), request.during, request.on_conflict)
 
 
 def _run_at(request: SubmitRequest, now: int) -> int:
     if request.run_at is None:
-        return now + (_ms("delay", request.delay, 0, DELAY_MAX_S) or 0)
+        return now if request.delay is None else now + read_ms("delay", request.delay, 0, DELAY_MAX_S)
     if request.delay is not None:
         raise InvalidInput("delay: give delay or run_at, not both", field="delay")
     return parse_instant("run_at", request.run_at)
@@ -267,89 +364,11 @@ def _run_at(request: SubmitRequest, now: int) -> int:
 
 def _policy(request: RetryRequest) -> RetryPolicy:
     cap_max_s = DELAY_CAP_MAX_MS / 1000
-    base_ms = _ms("retry.base", request.base, 0, cap_max_s)
-    cap_ms = _ms("retry.cap", request.cap, 0, cap_max_s)
-    assert base_ms is not None
-    assert cap_ms is not None
     if not 0 <= request.jitter <= 1:
-        raise _bad("retry.jitter", request.jitter, "a number from 0 to 1")
-    return RetryPolicy(kind=request.kind, base_ms=base_ms, cap_ms=cap_ms, jitter=request.jitter)
-
-
-def parse_instant(field: str, text: str) -> int:
-    """The instant that RFC 3339 *text* names, from 1970 to 9999. Raises InvalidInput, naming *field*."""
-    try:
-        # fromisoformat reads more than RFC 3339, such as weeks, and offsets that lead out of all years.
-        if not _INSTANT.fullmatch(text.upper()):
-            raise ValueError
-        at = round(datetime.fromisoformat(text.upper()).timestamp() * 1000)
-        if not 0 <= at <= _INSTANT_MAX:
-            raise ValueError
-        return at
-    except (ValueError, OverflowError):
-        raise _bad(field, text, "an instant as in 2026-01-31T12:00:00Z, with its offset") from None
-
-
-def format_instant(at: int) -> str:
-    """*at* in RFC 3339, UTC, to the millisecond."""
-    return datetime.fromtimestamp(at // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{at % 1000:03d}Z"
-
-
-def _seconds(ms: int) -> float:
-    return ms / 1000
-
-
-def task_view(task: Task) -> dict[str, object]:
-    """*task* as the API shows it, ready for JSON; what does not apply is absent."""
-    view: dict[str, object] = {
-        "id": task.id,
-        "type": task.type,
-        "queue": task.queue,
-        "state": task.state,
-        "reason": task.reason,
-        "payload": msgspec.Raw(task.payload.encode()),
-        "priority": task.priority,
-        "attempt": task.attempt,
-        "max_attempts": task.max_attempts,
-        "crashes": task.crashes,
-        "timeout": _seconds(task.timeout_ms),
-        "created_at": format_instant(task.created_at),
-        "run_at": format_instant(task.run_at),
-        "started_at": None if task.started_at is None else format_instant(task.started_at),
-        "finished_at": None if task.finished_at is None else format_instant(task.finished_at),
-        "result": None if task.result is None else msgspec.Raw(task.result.encode()),
-        "errors": [_error_view(error) for error in task.errors],
-    }
-    optional = {"worker": task.worker, "server": task.server}
-    view.update((name, value) for name, value in optional.items() if value is not None)
-    if task.cancel_reason is not None:
-        view["cancel_requested"] = True
-    return view
-
-
-def _error_view(error: object) -> dict[str, object]:
-    view: dict[str, object] = msgspec.to_builtins(error)
-    view["at"] = format_instant(int(str(view["at"])))
-    duration_ms = view.pop("duration_ms", None)
-    if duration_ms is not None:
-        view["duration"] = int(str(duration_ms)) / 1000
-    return view
-
-
-def task_json(task: Task) -> bytes:
-    """*task* as the JSON that the API answers with."""
-    return msgspec.json.encode(task_view(task))
-
-
-def stats_view(stats: Stats) -> dict[str, object]:
-    """The counters as the API shows them, by state, by queue and in total."""
-    queues: dict[str, dict[str, int]] = {}
-    for lane in stats.lanes:
-        states = queues.setdefault(lane.queue, {})
-        states[lane.state] = states.get(lane.state, 0) + lane.count
-    return {
-        "states": {state.value: stats.count(state) for state in State},
-        "queues": queues,
-        "totals": {"submitted": stats.submitted}
-        | {state.value: getattr(stats, state) for state in sorted(FINAL)},
-    }
+        raise bad("retry.jitter", request.jitter, "a number from 0 to 1")
+    return RetryPolicy(
+        kind=request.kind,
+        base_ms=read_ms("retry.base", request.base, 0, cap_max_s),
+        cap_ms=read_ms("retry.cap", request.cap, 0, cap_max_s),
+        jitter=request.jitter,
+    )

@@ -1,0 +1,162 @@
+"""Every question that a store answers, as a value. It changes nothing; what it sees is committed."""
+
+from __future__ import annotations
+
+from typing import Final, Generic, TypeVar
+
+import msgspec
+
+from tq.core.limits import QueueRules
+from tq.core.ops import Schedule
+from tq.core.task import AttemptError, Json, State, Task, TaskId
+
+PAGE_MAX: Final = 500
+"""Tasks in one page of a list."""
+
+R_co = TypeVar("R_co", covariant=True)
+
+
+class Query(msgspec.Struct, Generic[R_co], frozen=True):
+    """A question, answered by an R; it changes nothing."""
+
+
+class GetTask(Query[Task | None], frozen=True):
+    """One task, or None if it is not, or no longer, there."""
+
+    task_id: TaskId
+
+
+class PayloadMatch(msgspec.Struct, frozen=True):
+    """A value in a payload: *path* leads through objects to the one that is equal to one of *values*."""
+
+    path: tuple[str, ...]
+    values: tuple[Json, ...]
+
+
+class TaskFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which tasks are meant; all that is said must be so, and what is None or empty says nothing.
+
+    ``created_after`` is inclusive, ``created_before`` is not. ``error`` is a part of ``type: message`` of
+    the last error; upper and lower case of ASCII letters are alike.
+    """
+
+    states: tuple[State, ...] = ()
+    queue: str | None = None
+    type: str | None = None
+    key: str | None = None
+    tag: str | None = None
+    parent_id: TaskId | None = None
+    schedule: str | None = None
+    fingerprint: str | None = None
+    created_after: int | None = None
+    created_before: int | None = None
+    error: str | None = None
+    payload: PayloadMatch | None = None
+
+
+class TaskPage(msgspec.Struct, frozen=True):
+    """Tasks, and *next*, from which the next page goes on; None: there is no more.
+
+    A page can be short, or empty, and there be more: what one page looks at has a bound.
+    """
+
+    tasks: tuple[Task, ...]
+    next: int | None
+
+
+class ListTasks(Query[TaskPage], frozen=True):
+    """The tasks that *filter* means, newest arrival first, from *before* on (a ``next``), at most *limit*.
+
+    Tasks do not move in this order, so that pages neither repeat nor miss one that matches all the time.
+    """
+
+    filter: TaskFilter
+    limit: int
+    before: int | None = None
+
+
+class FailureGroup(msgspec.Struct, frozen=True, kw_only=True):
+    """Failed tasks of one cause. ``latest`` is the one of them that arrived last."""
+
+    fingerprint: str
+    type: str
+    count: int
+    latest: TaskId
+    error: AttemptError
+
+
+class GetFailureGroups(Query[tuple[FailureGroup, ...]], frozen=True):
+    """The failed tasks by fingerprint, largest group first, then by fingerprint; at most *limit* groups.
+
+    Costs what grows with the number of failed tasks, and with nothing else.
+    """
+
+    limit: int = PAGE_MAX
+
+
+class LaneCount(msgspec.Struct, frozen=True, order=True):
+    """How many tasks of a type are in a state in a queue; zero counts are left out."""
+
+    queue: str
+    type: str
+    state: State
+    count: int
+
+
+class Stats(msgspec.Struct, frozen=True, kw_only=True):
+    """Counters kept with the tasks. The totals only grow: they survive restart, pruning and retry."""
+
+    lanes: tuple[LaneCount, ...]
+    submitted: int
+    succeeded: int
+    failed: int
+    cancelled: int
+
+    def count(self, state: State) -> int:
+        """How many tasks are in *state* now."""
+        return sum(lane.count for lane in self.lanes if lane.state is state)
+
+
+class GetStats(Query[Stats], frozen=True):
+    """All counters; costs nothing that grows with the number of tasks."""
+
+
+class GetQueues(Query[tuple[tuple[str, QueueRules], ...]], frozen=True):
+    """The queues that have rules of their own, by name; at most QUEUES_MAX."""
+
+
+class GetSchedules(Query[tuple[Schedule, ...]], frozen=True):
+    """Schedules by name, those after *after*, at most *limit*."""
+
+    after: str = ""
+    limit: int = PAGE_MAX
+
+
+class GetSchedule(Query[Schedule | None], frozen=True):
+    """One schedule, or None."""
+
+    name: str
+
+
+class DueSchedules(Query[tuple[Schedule, ...]], frozen=True):
+    """The schedules whose next_at has come, earliest first, then by name; at most *limit*."""
+
+    now: int
+    limit: int = PAGE_MAX
+
+
+class NextDue(Query[int | None], frozen=True):
+    """The earliest instant at which Promote, Expire or a schedule has something to do."""
+
+
+AnyQuery = (
+    GetTask
+    | ListTasks
+    | GetFailureGroups
+    | GetStats
+    | GetQueues
+    | GetSchedules
+    | GetSchedule
+    | DueSchedules
+    | NextDue
+)
