@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from storage_kit import recount
 
-from tq.core.ops import GetStats
+from tq.core.queries import GetStats
 from tq.storage.memory import MemoryStore
 from tq.storage.sqlite import SqliteStore
 from tq.storage.store import Store

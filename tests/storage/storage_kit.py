@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
-from tq.core import ops
+from tq.core import ops, queries
 from tq.core.errors import TqError
-from tq.core.ops import AnyOp, LaneCount, Op
-from tq.core.task import AttemptError, Json, Lease, NewTask, Reason, ServerId, State, Task, TaskId
+from tq.core.ops import AnyOp, Op
+from tq.core.queries import LaneCount
+from tq.core.task import (
+    NO_OPTIONS,
+    AttemptError,
+    Json,
+    Lease,
+    NewTask,
+    Options,
+    Reason,
+    ServerId,
+    State,
+    Task,
+    TaskId,
+)
 from tq.storage.store import Store
 
 R = TypeVar("R")
@@ -37,7 +50,10 @@ def new(
     priority: int = 0,
     run_at: int = NOW,
     result_ttl_ms: int | None = None,
+    key: str | None = None,
+    **options: Any,
 ) -> NewTask:
+    """A new task; what is not named here is a field of its Options."""
     return NewTask(
         id=TaskId(name),
         type=type,
@@ -48,6 +64,8 @@ def new(
         timeout_ms=5_000,
         max_attempts=3,
         result_ttl_ms=result_ttl_ms,
+        key=key,
+        options=Options(**options) if options else NO_OPTIONS,
     )
 
 
@@ -81,7 +99,7 @@ def submit(store: Store, *names: str, now: int = NOW) -> None:
 def claim(
     store: Store, limit: int = 1, *, types: tuple[str, ...] | None = None, by: str = HERE, now: int = NOW
 ) -> tuple[Lease, ...]:
-    return do(store, ops.Claim(ServerId(by), types, limit), now)
+    return do(store, ops.Claim(ServerId(by), types, limit), now).leases
 
 
 def claimed(store: Store, limit: int = 100, *, types: tuple[str, ...] | None = None) -> list[str]:
@@ -127,8 +145,45 @@ def failure(attempt: int, message: str = "boom") -> AttemptError:
     )
 
 
+def put(store: Store, name: str, *, now: int = NOW, **given: Any) -> State:
+    """Submit a task of a type of its own name, which `start` can name; the state it is in."""
+    return do(store, ops.Submit(new(name, type=name, run_at=given.pop("run_at", now), **given)), now).state
+
+
+def start(store: Store, name: str, *, now: int = NOW) -> Lease:
+    """Claim a task that was `put`."""
+    [lease] = claim(store, types=(name,), now=now)
+    return lease
+
+
+def succeed(store: Store, name: str, *, now: int = NOW) -> None:
+    """Run a task that was `put`, and well."""
+    do(store, finish(start(store, name, now=now)), now)
+
+
+def fail(store: Store, name: str, *, now: int = NOW) -> None:
+    """Run a task that was `put`, and badly."""
+    do(store, finish(start(store, name, now=now), State.FAILED, Reason.ERROR, error=failure(1)), now)
+
+
+def settle(store: Store, *, limit: int = ops.SWEEP_LIMIT_MAX, now: int = NOW) -> list[tuple[str, str]]:
+    """Settle to the end, *limit* at a time; what that changed, in order."""
+    changes: list[tuple[str, str]] = []
+    while True:
+        settled = do(store, ops.Settle(limit), now)
+        changes += [(change.task_id, change.state.value) for change in settled.changes]
+        if not settled.more:
+            return changes
+
+
+def fates(store: Store, names: str) -> list[str]:
+    """The state of each task in *names*, with spaces between them, and its reason where it has one."""
+    found = [task(store, name) for name in names.split()]
+    return [each.state.value + (f" {each.reason.value}" if each.reason else "") for each in found]
+
+
 def task(store: Store, name: str) -> Task:
-    found = store.read(ops.GetTask(TaskId(name)))
+    found = store.read(queries.GetTask(TaskId(name)))
     assert found is not None, f"no task {name}"
     return found
 

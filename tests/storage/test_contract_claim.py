@@ -54,9 +54,9 @@ def test_nothing_is_claimed_twice(store: Store) -> None:
 
     first, second = store.apply([ops.Claim(ServerId("s"), None, 1), ops.Claim(ServerId("s"), None, 9)], NOW)
 
-    assert isinstance(first, tuple)
-    assert isinstance(second, tuple)
-    assert [lease.task_id for lease in (*first, *second) if isinstance(lease, Lease)] == ["a", "b"]
+    assert isinstance(first, ops.Claimed)
+    assert isinstance(second, ops.Claimed)
+    assert [lease.task_id for lease in (*first.leases, *second.leases)] == ["a", "b"]
     assert claim(store) == ()
 
 
@@ -138,10 +138,10 @@ def test_generation_grows_with_every_start(store: Store) -> None:
 
 
 def test_task_submitted_in_the_batch_is_claimed_in_it(store: Store) -> None:
-    _, leases, _ = store.apply(
+    _, reply, _ = store.apply(
         [ops.Submit(new("a")), ops.Claim(ServerId("s"), ("email",), 5), ops.Submit(new("b"))], NOW
     )
 
-    assert isinstance(leases, tuple)
-    assert [lease.task_id for lease in leases] == ["a"]
+    assert isinstance(reply, ops.Claimed)
+    assert [lease.task_id for lease in reply.leases] == ["a"]
     assert state(store, "b") is State.PENDING

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from storage_kit import (
     DAY_MS,
@@ -20,7 +21,7 @@ from storage_kit import (
     task,
 )
 
-from tq.core import ops
+from tq.core import ops, queries
 from tq.core.errors import IllegalTransition, LeaseLost, NotFound
 from tq.core.ops import AnyOp
 from tq.core.task import AttemptError, Lease, Reason, ServerId, State, TaskId
@@ -96,7 +97,7 @@ def test_failure_that_is_tried_again_waits_for_its_time(store: Store) -> None:
         server=None,
         errors=(failure(1),),
     )
-    assert store.read(ops.NextDue()) == NOW + 500
+    assert store.read(queries.NextDue()) == NOW + 500
     assert claimed(store) == []
 
 
@@ -115,7 +116,7 @@ def test_handler_may_cancel_its_task(store: Store) -> None:
     lease = running(store, "a")
 
     assert do(store, finish(lease, State.CANCELLED, Reason.USER)) == ops.Finished(State.CANCELLED)
-    assert store.read(ops.GetStats()).cancelled == 1
+    assert store.read(queries.GetStats()).cancelled == 1
 
 
 @pytest.mark.parametrize("target", [State.PENDING, State.RUNNING, State.BLOCKED])
@@ -194,7 +195,7 @@ def test_cancelled_waiting_task_has_ended(store: Store, run_at: int) -> None:
     assert do(store, ops.Cancel(A), NOW + 5) == ops.CancelReply(State.CANCELLED)
 
     assert task(store, "a") == changed(before, state=State.CANCELLED, reason=Reason.USER, finished_at=NOW + 5)
-    assert store.read(ops.NextDue()) is None
+    assert store.read(queries.NextDue()) is None
     assert claimed(store) == []
 
 
@@ -225,7 +226,7 @@ def test_cancel_wins_over_the_end_of_the_attempt(store: Store, target: State, ru
     do(store, ops.Cancel(A))
 
     op = finish(lease, target, Reason.ERROR, run_at=run_at, result="1", error=failure(1))
-    assert do(store, op) == ops.Finished(State.CANCELLED)
+    assert do(store, op) == ops.Finished(State.CANCELLED, Reason.USER)
 
     ended = task(store, "a")
     assert (ended.state, ended.reason, ended.result) == (State.CANCELLED, Reason.USER, None)
@@ -239,7 +240,19 @@ def test_released_task_that_was_to_be_cancelled_is(store: Store) -> None:
     assert do(store, ops.Release(A, lease.generation)) == ops.Released(State.CANCELLED)
 
     ended = task(store, "a")
-    assert (ended.reason, ended.attempt, ended.server) == (Reason.USER, 0, "here")
+    assert (ended.reason, ended.attempt) == (Reason.USER, 0)
+    assert (ended.started_at, ended.server) == (None, None)
+
+
+def test_task_that_never_began_ends_without_a_start_or_a_place(store: Store) -> None:
+    lease = running(store, "a")
+    op = msgspec.structs.replace(finish(lease, State.CANCELLED, Reason.EXPIRED, burns=False), started_at=None)
+
+    assert do(store, msgspec.structs.replace(op, worker=None)) == ops.Finished(State.CANCELLED)
+
+    ended = task(store, "a")
+    assert (ended.reason, ended.attempt) == (Reason.EXPIRED, 0)
+    assert (ended.started_at, ended.worker, ended.server) == (None, None, None)
 
 
 def test_ended_task_cannot_be_cancelled(store: Store) -> None:
@@ -247,7 +260,7 @@ def test_ended_task_cannot_be_cancelled(store: Store) -> None:
 
     refused = refusal(IllegalTransition, store, ops.Cancel(A))
 
-    assert refused.message == "task a is succeeded: it cannot cancel; from succeeded a task can retry"
+    assert refused.message == "task a is succeeded: it cannot be cancelled; it can be retried"
 
 
 @pytest.mark.parametrize(
@@ -272,6 +285,7 @@ def test_retry_makes_an_ended_task_pending_from_the_start(store: Store, end: Sta
         worker=None,
         server=None,
         result=None,
+        fingerprint=None,
     )
     assert task(store, "a").errors == (failure(1),)
 
@@ -308,7 +322,7 @@ def test_two_ops_on_one_task_in_one_batch_act_in_order(store: Store) -> None:
     )
 
     assert replies[0] == ops.CancelReply(State.RUNNING)
-    assert replies[1] == ops.Finished(State.CANCELLED)
+    assert replies[1] == ops.Finished(State.CANCELLED, Reason.USER)
     assert isinstance(replies[2], LeaseLost)
     assert replies[3] == ops.Retried(State.PENDING)
     assert isinstance(replies[4], IllegalTransition)
@@ -317,7 +331,7 @@ def test_two_ops_on_one_task_in_one_batch_act_in_order(store: Store) -> None:
     ended = task(store, "a")
     assert (ended.state, ended.attempt, ended.run_at) == (State.CANCELLED, 0, NOW + 3)
     assert (ended.server, ended.worker, ended.started_at) == (None, None, None)
-    assert store.read(ops.GetStats()).cancelled == 2
+    assert store.read(queries.GetStats()).cancelled == 2
 
 
 def test_two_failures_of_one_task_in_one_batch_are_both_remembered(store: Store) -> None:

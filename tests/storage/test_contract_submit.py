@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from storage_kit import NOW, claim, claimed, do, new, refusal, state, submit, task
 
-from tq.core import ops
+from tq.core import ops, queries
 from tq.core.errors import DuplicateTask
 from tq.core.retry import RetryKind, RetryPolicy
-from tq.core.task import Json, NewTask, State, Task, TaskId
+from tq.core.task import Json, NewTask, Options, State, Task, TaskId
 from tq.storage.store import Store
 
 pytest_plugins = ("every_store",)
@@ -34,7 +34,8 @@ def test_submitted_task_is_kept_as_given_and_pending(store: Store) -> None:
         max_attempts=9,
         retry=RetryPolicy(kind=RetryKind.POLYNOMIAL, base_ms=11, cap_ms=222, jitter=0.25),
         result_ttl_ms=77,
-        id_given=True,
+        key="ñ",
+        options=Options(tags=("a", "b"), deadline_at=NOW + 9, schedule="nightly"),
     )
 
     assert do(store, ops.Submit(given)) == ops.Submitted(TaskId("a"), State.PENDING, duplicate=False)
@@ -63,6 +64,12 @@ def test_submitted_task_is_kept_as_given_and_pending(store: Store) -> None:
         cancel_reason=None,
         result=None,
         errors=(),
+        key="ñ",
+        blockers=0,
+        fingerprint=None,
+        progress=None,
+        logs=(),
+        options=Options(tags=("a", "b"), deadline_at=NOW + 9, schedule="nightly"),
     )
 
 
@@ -100,8 +107,8 @@ def test_task_for_later_is_scheduled(store: Store) -> None:
 def test_unknown_task_is_none(store: Store) -> None:
     submit(store, "a")
 
-    assert store.read(ops.GetTask(TaskId("b"))) is None
-    assert store.read(ops.GetTask(TaskId("a\0"))) is None
+    assert store.read(queries.GetTask(TaskId("b"))) is None
+    assert store.read(queries.GetTask(TaskId("a\0"))) is None
 
 
 def test_same_submit_again_changes_nothing_and_tells_the_state_now(store: Store) -> None:
@@ -123,7 +130,7 @@ def test_same_submit_twice_in_one_batch_makes_one_task(store: Store) -> None:
         ops.Submitted(TaskId("b"), State.PENDING),
         ops.Submitted(TaskId("a"), State.PENDING, duplicate=True),
     ]
-    assert store.read(ops.GetStats()).submitted == 2
+    assert store.read(queries.GetStats()).submitted == 2
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,9 @@ from storage_kit import (
     task,
 )
 
-from tq.core import ops
-from tq.core.ops import LaneCount, Recovered, Stats, Swept
+from tq.core import ops, queries
+from tq.core.ops import Recovered, Swept
+from tq.core.queries import LaneCount, Stats
 from tq.core.task import AttemptError, Reason, ServerId, State, TaskId
 from tq.storage.store import Store
 
@@ -78,14 +79,14 @@ def test_promote_takes_the_earliest_first_and_says_if_there_is_more(store: Store
 
 
 def test_next_due_is_the_earliest_of_what_waits_for_a_time(store: Store) -> None:
-    assert store.read(ops.NextDue()) is None
+    assert store.read(queries.NextDue()) is None
     submit(store, "pending")
-    assert store.read(ops.NextDue()) is None
+    assert store.read(queries.NextDue()) is None
     do(store, ops.Submit(new("b", run_at=NOW + 7)))
     do(store, ops.Submit(new("a", run_at=NOW + 5)))
-    assert store.read(ops.NextDue()) == NOW + 5
+    assert store.read(queries.NextDue()) == NOW + 5
     do(store, ops.Cancel(A))
-    assert store.read(ops.NextDue()) == NOW + 7
+    assert store.read(queries.NextDue()) == NOW + 7
 
 
 # Recover
@@ -137,7 +138,7 @@ def test_third_crash_is_poison(store: Store) -> None:
     assert (poisoned.crashes, poisoned.attempt, poisoned.generation) == (3, 0, 3)
     assert (poisoned.finished_at, poisoned.server) == (NOW + 8, "dead")
     assert len(poisoned.errors) == 3
-    assert store.read(ops.GetStats()).failed == 1
+    assert store.read(queries.GetStats()).failed == 1
 
 
 def test_retry_forgives_crashes(store: Store) -> None:
@@ -279,7 +280,7 @@ def test_id_of_a_pruned_task_is_free_and_clean_again(store: Store) -> None:
 
 
 def test_counters_of_an_empty_store_are_zero(store: Store) -> None:
-    assert store.read(ops.GetStats()) == Stats(lanes=(), submitted=0, succeeded=0, failed=0, cancelled=0)
+    assert store.read(queries.GetStats()) == Stats(lanes=(), submitted=0, succeeded=0, failed=0, cancelled=0)
 
 
 def test_counters_tell_lanes_and_totals(store: Store) -> None:
@@ -293,7 +294,7 @@ def test_counters_tell_lanes_and_totals(store: Store) -> None:
     [lease] = claim(store)
     do(store, finish(lease))
 
-    assert store.read(ops.GetStats()) == Stats(
+    assert store.read(queries.GetStats()) == Stats(
         lanes=(
             LaneCount("p", "t1", State.PENDING, 1),
             LaneCount("q", "t1", State.PENDING, 1),
@@ -313,7 +314,7 @@ def test_totals_survive_pruning_and_count_every_end(store: Store) -> None:
     do(store, finish(claim(store)[0], State.FAILED, Reason.ERROR, error=failure(1)))
     do(store, ops.Prune(), NOW + 7 * DAY_MS)
 
-    assert store.read(ops.GetStats()) == Stats(lanes=(), submitted=1, succeeded=1, failed=1, cancelled=0)
+    assert store.read(queries.GetStats()) == Stats(lanes=(), submitted=1, succeeded=1, failed=1, cancelled=0)
 
 
 def test_lane_works_after_its_last_task_was_pruned(store: Store) -> None:
@@ -326,4 +327,4 @@ def test_lane_works_after_its_last_task_was_pruned(store: Store) -> None:
     submit(store, "c")
 
     assert claimed(store) == ["c"]
-    assert store.read(ops.GetStats()).lanes == (LaneCount("default", "email", State.RUNNING, 1),)
+    assert store.read(queries.GetStats()).lanes == (LaneCount("default", "email", State.RUNNING, 1),)

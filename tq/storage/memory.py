@@ -13,50 +13,55 @@ from typing import TypeVar, assert_never, cast
 
 from msgspec.structs import replace
 
-from tq.core import ops
+from tq.core import ops, queries, refusals
 from tq.core.errors import DuplicateTask, TqError
-from tq.core.ops import AnyOp, LaneCount, Query, Reply, Stats
+from tq.core.ops import AnyOp, Change, Reply
+from tq.core.queries import Query
 from tq.core.task import (
     CRASHES_MAX,
     FINAL,
     HISTORY_MAX,
-    TIMED,
+    LOG_LINES_MAX,
+    AttemptError,
     Lease,
     Move,
-    NewTask,
+    OnFailure,
     Reason,
     ServerId,
     State,
     Task,
     TaskId,
     check_move,
+    deadline_passed,
+    expiry,
+    fingerprint,
     initial_state,
-    keep_until,
     server_lost,
+    unique_name,
 )
+from tq.storage.memory_lists import failure_groups, page
+from tq.storage.memory_rows import Rows
+from tq.storage.memory_submit import submit, submit_many
 from tq.storage.store import Snapshot
 
 R = TypeVar("R")
 
 
 class MemoryStore:
-    """Tasks in a dict, in arrival order, and heaps of ids whose stale entries are skipped when met."""
+    """The moves of tasks on Rows."""
 
     exclusive = True
 
     def __init__(self) -> None:
         # Under threads a question may come while a batch is applied.
         self._lock = threading.Lock()
-        self._tasks: dict[TaskId, Task] = {}
-        self._arrivals: dict[TaskId, int] = {}
-        self._arrived = 0
+        self._rows = Rows()
         self._servers: dict[ServerId, int] = {}
-        self._lanes: Counter[tuple[str, str, State]] = Counter()
-        self._totals: Counter[State] = Counter()
-        self._submitted = 0
-        self._pending: list[tuple[int, int, int, TaskId]] = []
-        self._timed: list[tuple[int, int, TaskId]] = []
-        self._kept: list[tuple[int, int, TaskId]] = []
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether there is something for Settle."""
+        return bool(self._rows.unsettled)
 
     def apply(self, ops: Sequence[AnyOp], now: int) -> list[Reply | TqError]:
         with self._lock:
@@ -71,105 +76,94 @@ class MemoryStore:
     def _apply_one(self, op: AnyOp, now: int) -> Reply:
         match op:
             case ops.Submit():
-                return self._submit(op.task, now)
+                return submit(self._rows, op.task, now, op.request)
             case ops.SubmitMany():
-                return self._submit_many(op, now)
+                self._rows, replies = submit_many(self._rows, op.tasks, now)
+                return replies
             case ops.Claim():
                 return self._claim(op, now)
             case ops.Finish():
                 return self._finish(op, now)
+            case ops.Crash():
+                task = self._leased(op.task_id, op.generation)
+                return ops.Finished(self._crashed(task, op.error, Move.RECOVER, now), task.cancel_reason)
             case ops.Release():
-                return self._release(op, now)
+                task = self._leased(op.task_id, op.generation)
+                return ops.Released(self._give_back(task, Move.RELEASE, now))
+            case ops.Note():
+                return self._note(op)
             case ops.Cancel():
                 return self._cancel(op, now)
             case ops.Retry():
                 return self._retry(op, now)
+            case ops.Update():
+                return self._update(op, now)
+            case ops.Delete():
+                return self._delete(op)
+            case _:
+                return self._apply_other(op, now)
+
+    def _apply_other(
+        self,
+        op: ops.Promote
+        | ops.Expire
+        | ops.Settle
+        | ops.Recover
+        | ops.Prune
+        | ops.Beat
+        | ops.SetQueue
+        | ops.PauseQueue
+        | ops.PutSchedule
+        | ops.DeleteSchedule
+        | ops.PauseSchedule
+        | ops.Fire,
+        now: int,
+    ) -> Reply:
+        match op:
             case ops.Promote():
                 return self._promote(op, now)
+            case ops.Expire():
+                return self._expire(op, now)
+            case ops.Settle():
+                return self._settle(op, now)
             case ops.Recover():
                 return self._recover(op, now)
             case ops.Prune():
                 return self._prune(op, now)
             case ops.Beat():
                 return self._beat(op, now)
+            case ops.SetQueue():
+                return self._rows.lanes.set_rules(
+                    op.queue, order=op.order, limits=op.limits, per_key=op.per_key
+                )
+            case ops.PauseQueue():
+                return self._rows.lanes.set_rules(op.queue, paused=op.paused)
+            case ops.PutSchedule():
+                return self._rows.schedules.put(op, now)
+            case ops.DeleteSchedule():
+                return self._rows.schedules.delete(op.name)
+            case ops.PauseSchedule():
+                return self._rows.schedules.pause(op, now)
+            case ops.Fire():
+                return self._fire(op, now)
             case _:
                 assert_never(op)
 
-    # Submitting
-
-    def _submit(self, new: NewTask, now: int) -> ops.Submitted:
-        known = self._tasks.get(new.id)
-        if known is None:
-            return self._insert(new, now)
-        return ops.answer_known(known.state, known.type, known.payload, new)
-
-    def _submit_many(self, op: ops.SubmitMany, now: int) -> tuple[ops.Submitted, ...]:
-        arriving: dict[TaskId, NewTask] = {}
-        for index, new in enumerate(op.tasks):
-            known = self._tasks.get(new.id) or arriving.setdefault(new.id, new)
-            if known is not new:
-                try:
-                    ops.answer_known(State.PENDING, known.type, known.payload, new)
-                except DuplicateTask as refusal:
-                    raise DuplicateTask(refusal.message, **refusal.fields, index=index) from None
-        return tuple(self._submit(new, now) for new in op.tasks)
-
-    def _insert(self, new: NewTask, now: int) -> ops.Submitted:
-        state = initial_state(new.run_at, now)
-        task = Task(
-            id=new.id,
-            type=new.type,
-            queue=new.queue,
-            state=state,
-            reason=None,
-            payload=new.payload,
-            priority=new.priority,
-            attempt=0,
-            max_attempts=new.max_attempts,
-            crashes=0,
-            generation=0,
-            timeout_ms=new.timeout_ms,
-            retry=new.retry,
-            result_ttl_ms=new.result_ttl_ms,
-            created_at=now,
-            run_at=new.run_at,
-            started_at=None,
-            finished_at=None,
-            worker=None,
-            server=None,
-            cancel_reason=None,
-            result=None,
-            errors=(),
-        )
-        self._arrived += 1
-        self._arrivals[task.id] = self._arrived
-        self._submitted += 1
-        self._tasks[task.id] = task
-        self._count(task, +1)
-        self._enqueue(task)
-        return ops.Submitted(task.id, state)
-
     # The life of a task
 
-    def _claim(self, op: ops.Claim, now: int) -> tuple[Lease, ...]:
+    def _claim(self, op: ops.Claim, now: int) -> ops.Claimed:
         leases: list[Lease] = []
-        passed_over: list[tuple[int, int, int, TaskId]] = []
-        while self._pending and len(leases) < op.limit:
-            entry = heapq.heappop(self._pending)
-            task = self._tasks.get(entry[3])
-            if task is None or self._pending_entry(task) != entry or task.state is not State.PENDING:
-                continue
-            if op.types is not None and task.type not in op.types:
-                passed_over.append(entry)
-                continue
+        while len(leases) < op.limit:
+            task = self._rows.lanes.pick(op.types, now)
+            if task is None:
+                break
             leases.append(self._lease(task, op.server, now))
-        for entry in passed_over:
-            heapq.heappush(self._pending, entry)
-        return tuple(leases)
+        again_at, is_capped = self._rows.lanes.held_back(op.types, now)
+        return ops.Claimed(tuple(leases), again_at, is_capped)
 
     def _lease(self, task: Task, server: ServerId, now: int) -> Lease:
         check_move(task.id, task.state, Move.CLAIM, State.RUNNING)
-        task = self._change(
+        task = self._rows.change(
             task,
             state=State.RUNNING,
             attempt=task.attempt + 1,
@@ -191,26 +185,32 @@ class MemoryStore:
             created_at=task.created_at,
             run_at=task.run_at,
             claimed_at=now,
+            key=task.key,
+            options=task.options,
         )
 
     def _leased(self, task_id: TaskId, generation: int) -> Task:
-        task = self._known(task_id)
+        task = self._rows.known(task_id)
         if task.state is not State.RUNNING or task.generation != generation:
-            raise ops.lease_lost(task_id, generation)
+            raise refusals.lease_lost(task_id, generation)
         return task
 
     def _finish(self, op: ops.Finish, now: int) -> ops.Finished:
         task = self._leased(op.task_id, op.generation)
         state, reason, result = op.state, op.reason, op.result
-        if task.cancel_reason is not None:
+        is_asked = task.cancel_reason is not None
+        if is_asked:
             state, reason, result = State.CANCELLED, task.cancel_reason, None
         check_move(task.id, task.state, Move.FINISH, state)
         errors = task.errors if op.error is None else (*task.errors, op.error)[-HISTORY_MAX:]
         attempt = task.attempt if op.burns else task.attempt - 1
         if state in FINAL:
-            self._end(
+            self._rows.end(
                 task,
                 now,
+                # Its children heard of it when it was asked, if they were to.
+                cascade=not is_asked,
+                fingerprint=fingerprint(task.type, op.error) if state is State.FAILED else None,
                 state=state,
                 reason=reason,
                 result=result,
@@ -218,51 +218,117 @@ class MemoryStore:
                 attempt=attempt,
                 started_at=op.started_at,
                 worker=op.worker,
+                server=None if op.started_at is None else task.server,
             )
         else:
             assert op.run_at is not None
-            self._wait(task, state=state, reason=reason, errors=errors, attempt=attempt, run_at=op.run_at)
-        return ops.Finished(state)
-
-    def _release(self, op: ops.Release, now: int) -> ops.Released:
-        task = self._leased(op.task_id, op.generation)
-        return ops.Released(self._give_back(task, Move.RELEASE, now))
+            self._rows.wait(
+                task, state=state, reason=reason, errors=errors, attempt=attempt, run_at=op.run_at
+            )
+        return ops.Finished(state, task.cancel_reason)
 
     def _give_back(self, task: Task, move: Move, now: int, **changes: object) -> State:
         """A running task that nobody runs any more: pending again, or cancelled if that was asked."""
         attempt = task.attempt - 1
         if task.cancel_reason is not None:
             check_move(task.id, task.state, move, State.CANCELLED)
-            self._end(task, now, state=State.CANCELLED, reason=task.cancel_reason, attempt=attempt, **changes)
+            self._rows.end(
+                task,
+                now,
+                cascade=False,
+                state=State.CANCELLED,
+                reason=task.cancel_reason,
+                attempt=attempt,
+                started_at=None,
+                server=None,
+                **changes,
+            )
             return State.CANCELLED
         check_move(task.id, task.state, move, State.PENDING)
-        self._wait(task, state=State.PENDING, attempt=attempt, **changes)
+        self._rows.wait(task, state=State.PENDING, attempt=attempt, **changes)
         return State.PENDING
 
+    def _crashed(self, task: Task, error: AttemptError, move: Move, now: int) -> State:
+        """The attempt at a running task died with what ran it."""
+        crashes = task.crashes + 1
+        errors = (*task.errors, error)[-HISTORY_MAX:]
+        if crashes < CRASHES_MAX or task.cancel_reason is not None:
+            return self._give_back(task, move, now, crashes=crashes, errors=errors)
+        check_move(task.id, task.state, move, State.FAILED)
+        self._rows.end(
+            task,
+            now,
+            fingerprint=fingerprint(task.type, error),
+            state=State.FAILED,
+            reason=Reason.POISON,
+            attempt=task.attempt - 1,
+            crashes=crashes,
+            errors=errors,
+        )
+        return State.FAILED
+
+    def _note(self, op: ops.Note) -> ops.Noted:
+        task = self._leased(op.task_id, op.generation)
+        logs = (*task.logs, *op.lines)[-LOG_LINES_MAX:]
+        self._rows.change(task, progress=op.progress or task.progress, logs=logs)
+        return ops.Noted()
+
     def _cancel(self, op: ops.Cancel, now: int) -> ops.CancelReply:
-        task = self._known(op.task_id)
+        task = self._rows.known(op.task_id)
         if task.state is State.RUNNING:
-            if task.cancel_reason is None:
-                self._change(task, cancel_reason=op.reason)
+            self._ask_to_stop(task, op.reason, cascade=op.cascade)
             return ops.CancelReply(State.RUNNING)
         check_move(task.id, task.state, Move.CANCEL, State.CANCELLED)
-        self._end(task, now, state=State.CANCELLED, reason=op.reason)
+        self._rows.end(task, now, cascade=op.cascade, state=State.CANCELLED, reason=op.reason)
         return ops.CancelReply(State.CANCELLED)
 
+    def _ask_to_stop(self, task: Task, reason: Reason, *, cascade: bool) -> None:
+        if task.cancel_reason is None:
+            self._rows.change(task, cancel_reason=reason)
+        if cascade:
+            self._rows.unsettle(task.id, cascade=True)
+
     def _retry(self, op: ops.Retry, now: int) -> ops.Retried:
-        task = self._known(op.task_id)
+        task = self._rows.known(op.task_id)
         check_move(task.id, task.state, Move.RETRY, State.PENDING)
-        self._wait(
+        unique = task.options.unique
+        holder = None if unique is None else self._rows.holders.get(unique_name(task.type, unique))
+        if holder is not None:
+            raise refusals.unique_taken_meanwhile(task.id, holder)
+        self._rows.wait(
             task,
             state=State.PENDING,
             reason=None,
             attempt=0,
             crashes=0,
+            blockers=0,
             run_at=now,
             result=None,
             finished_at=None,
+            fingerprint=None,
+            options=replace(task.options, deadline_at=None, expires_at=None),
         )
         return ops.Retried(State.PENDING)
+
+    def _update(self, op: ops.Update, now: int) -> ops.Updated:
+        task = self._rows.known(op.task_id)
+        is_put_off = task.state is State.PENDING and op.run_at is not None and op.run_at > now
+        state = State.SCHEDULED if is_put_off else task.state
+        check_move(task.id, task.state, Move.UPDATE, state)
+        plain = ("priority", "run_at", "timeout_ms", "max_attempts", "result_ttl_ms")
+        given = {name: value for name in plain if (value := getattr(op, name)) is not None}
+        times = {
+            name: value for name in ("deadline_at", "expires_at") if (value := getattr(op, name)) is not None
+        }
+        task = self._rows.change(task, state=state, options=replace(task.options, **times), **given)
+        self._rows.enqueue(task)
+        return ops.Updated(state, task.run_at, task.options.stop_at)
+
+    def _delete(self, op: ops.Delete) -> ops.Deleted:
+        task = self._rows.known(op.task_id)
+        refusals.check_deletable(task.id, task.state, is_settled=task.id not in self._rows.unsettled)
+        self._rows.forget(task)
+        return ops.Deleted()
 
     # Sweeping
 
@@ -271,20 +337,93 @@ class MemoryStore:
         while self._due(now):
             if count == op.limit:
                 return ops.Swept(count, more=True)
-            task = self._tasks[heapq.heappop(self._timed)[2]]
+            task = self._rows.tasks[heapq.heappop(self._rows.timed)[2]]
             check_move(task.id, task.state, Move.PROMOTE, State.PENDING)
-            self._wait(task, state=State.PENDING)
+            self._rows.wait(task, state=State.PENDING)
             count += 1
         return ops.Swept(count)
 
     def _due(self, now: int) -> bool:
-        earliest = self._next_due()
+        earliest = self._rows.next_timed()
         return earliest is not None and earliest <= now
 
+    def _expire(self, op: ops.Expire, now: int) -> ops.Changed:
+        changes: list[Change] = []
+        while (earliest := self._rows.next_stop()) is not None and earliest <= now:
+            if len(changes) == op.limit:
+                return ops.Changed(tuple(changes), more=True)
+            task = self._rows.tasks[heapq.heappop(self._rows.stops)[2]]
+            fate = expiry(task.options, now)
+            check_move(task.id, task.state, Move.EXPIRE, fate.state)
+            error = deadline_passed(task.attempt, now) if fate.state is State.FAILED else None
+            errors = task.errors if error is None else (*task.errors, error)[-HISTORY_MAX:]
+            self._rows.end(
+                task,
+                now,
+                fingerprint=fingerprint(task.type, error),
+                state=fate.state,
+                reason=fate.reason,
+                errors=errors,
+            )
+            changes.append(Change(task.id, fate.state))
+        return ops.Changed(tuple(changes))
+
+    def _settle(self, op: ops.Settle, now: int) -> ops.Changed:
+        changes: list[Change] = []
+        told = 0
+        while self._rows.unsettled:
+            task = self._rows.tasks[min(self._rows.unsettled, key=self._rows.arrivals.__getitem__)]
+            if task.state in FINAL:
+                for other in self._rows.edges.get(task.id, [])[: op.limit - told]:
+                    told += 1
+                    changes += self._tell_dependent(self._rows.tasks[other], task, now)
+            if self._rows.unsettled[task.id]:
+                for child in self._children_to_stop(task.id)[: op.limit - told]:
+                    told += 1
+                    changes += self._tell_child(child, now)
+            if told == op.limit:
+                return ops.Changed(tuple(changes), more=True)
+            del self._rows.unsettled[task.id]
+        return ops.Changed(tuple(changes))
+
+    def _children_to_stop(self, parent_id: TaskId) -> list[Task]:
+        return [
+            task
+            for task in self._rows.tasks.values()
+            if task.options.parent_id == parent_id and task.state not in FINAL and task.cancel_reason is None
+        ]
+
+    def _tell_child(self, child: Task, now: int) -> list[Change]:
+        if child.state is State.RUNNING:
+            self._ask_to_stop(child, Reason.PARENT, cascade=True)
+            return [Change(child.id, State.RUNNING)]
+        check_move(child.id, child.state, Move.CANCEL, State.CANCELLED)
+        self._rows.end(child, now, state=State.CANCELLED, reason=Reason.PARENT)
+        return [Change(child.id, State.CANCELLED)]
+
+    def _tell_dependent(self, task: Task, ended: Task, now: int) -> list[Change]:
+        self._rows.edges[ended.id].remove(task.id)
+        if task.state is not State.BLOCKED:
+            return []
+        if ended.state is not State.SUCCEEDED and task.options.on_dependency_failure is OnFailure.CANCEL:
+            check_move(task.id, task.state, Move.CANCEL, State.CANCELLED)
+            self._rows.end(task, now, state=State.CANCELLED, reason=Reason.DEPENDENCY)
+            return [Change(task.id, State.CANCELLED)]
+        if task.blockers > 1:
+            self._rows.change(task, blockers=task.blockers - 1)
+            return []
+        state = initial_state(task.run_at, now)
+        check_move(task.id, task.state, Move.PROMOTE, state)
+        self._rows.wait(task, state=state, blockers=0)
+        return [Change(task.id, state)]
+
     def _recover(self, op: ops.Recover, now: int) -> ops.Recovered:
-        running = [task for task in self._tasks.values() if task.state is State.RUNNING]
+        running = [task for task in self._rows.tasks.values() if task.state is State.RUNNING]
         lost = [task for task in running if self._is_lost(task, op)]
-        fates = Counter(self._recover_one(task, now) for task in lost[: op.limit])
+        fates = Counter(
+            self._crashed(task, server_lost(task.attempt, now), Move.RECOVER, now)
+            for task in lost[: op.limit]
+        )
         for server in [s for s, seen in self._servers.items() if seen < op.dead_before and s != op.server]:
             if len(lost) <= op.limit:
                 del self._servers[server]
@@ -300,37 +439,27 @@ class MemoryStore:
         seen = self._servers.get(task.server)
         return task.server != op.server and (seen is None or seen < op.dead_before)
 
-    def _recover_one(self, task: Task, now: int) -> State:
-        crashes = task.crashes + 1
-        errors = (*task.errors, server_lost(task.attempt, now))[-HISTORY_MAX:]
-        if crashes < CRASHES_MAX or task.cancel_reason is not None:
-            return self._give_back(task, Move.RECOVER, now, crashes=crashes, errors=errors)
-        check_move(task.id, task.state, Move.RECOVER, State.FAILED)
-        self._end(
-            task,
-            now,
-            state=State.FAILED,
-            reason=Reason.POISON,
-            attempt=task.attempt - 1,
-            crashes=crashes,
-            errors=errors,
-        )
-        return State.FAILED
-
     def _prune(self, op: ops.Prune, now: int) -> ops.Swept:
-        count = 0
-        while self._kept and self._kept[0][0] <= now:
-            task = self._tasks.get(self._kept[0][2])
-            if task is None or self._kept_entry(task) != self._kept[0]:
-                heapq.heappop(self._kept)
-                continue
-            if count == op.limit:
-                return ops.Swept(count, more=True)
-            heapq.heappop(self._kept)
-            self._count(task, -1)
-            del self._tasks[task.id], self._arrivals[task.id]
-            count += 1
-        return ops.Swept(count)
+        for key in [key for key, (_, _, until) in self._rows.requests.items() if until <= now]:
+            del self._rows.requests[key]
+        count, more = 0, False
+        passed_over: list[tuple[int, int, TaskId]] = []
+        while self._rows.kept and self._rows.kept[0][0] <= now and not more:
+            entry = self._rows.kept[0]
+            task = self._rows.tasks.get(entry[2])
+            is_current = task is not None and self._rows.kept_entry(task) == entry
+            if task is not None and is_current and task.id not in self._rows.unsettled:
+                if count == op.limit:
+                    more = True
+                    break
+                self._rows.forget(task)
+                count += 1
+            elif is_current:
+                passed_over.append(entry)
+            heapq.heappop(self._rows.kept)
+        for entry in passed_over:
+            heapq.heappush(self._rows.kept, entry)
+        return ops.Swept(count, more)
 
     def _beat(self, op: ops.Beat, now: int) -> ops.Beaten:
         if op.gone:
@@ -339,58 +468,18 @@ class MemoryStore:
             self._servers[op.server] = now
         return ops.Beaten()
 
-    # Rows, heaps and counters
-
-    def _known(self, task_id: TaskId) -> Task:
-        try:
-            return self._tasks[task_id]
-        except KeyError:
-            raise ops.no_such_task(task_id) from None
-
-    def _change(self, task: Task, **changes: object) -> Task:
-        changed = replace(task, **changes)
-        self._count(task, -1)
-        self._count(changed, +1)
-        self._tasks[task.id] = changed
-        return changed
-
-    def _wait(self, task: Task, **changes: object) -> None:
-        """Put *task* into a state that waits: nobody runs it."""
-        idle = {"started_at": None, "worker": None, "server": None, "cancel_reason": None}
-        self._enqueue(self._change(task, **idle, **changes))
-
-    def _end(self, task: Task, now: int, **changes: object) -> None:
-        """Put *task* into a final state at *now*."""
-        ended = self._change(task, finished_at=now, cancel_reason=None, **changes)
-        self._totals[ended.state] += 1
-        entry = self._kept_entry(ended)
-        assert entry is not None
-        heapq.heappush(self._kept, entry)
-
-    def _enqueue(self, task: Task) -> None:
-        if task.state is State.PENDING:
-            heapq.heappush(self._pending, self._pending_entry(task))
-        elif task.state in TIMED:
-            heapq.heappush(self._timed, self._timed_entry(task))
-
-    def _pending_entry(self, task: Task) -> tuple[int, int, int, TaskId]:
-        return (-task.priority, task.run_at, self._arrivals[task.id], task.id)
-
-    def _timed_entry(self, task: Task) -> tuple[int, int, TaskId]:
-        return (task.run_at, self._arrivals[task.id], task.id)
-
-    def _kept_entry(self, task: Task) -> tuple[int, int, TaskId] | None:
-        if task.state not in FINAL:
-            return None
-        assert task.finished_at is not None
-        until = keep_until(task.state, task.result_ttl_ms, task.finished_at)
-        return (until, self._arrivals[task.id], task.id)
-
-    def _count(self, task: Task, change: int) -> None:
-        lane = (task.queue, task.type, task.state)
-        self._lanes[lane] += change
-        if not self._lanes[lane]:
-            del self._lanes[lane]
+    def _fire(self, op: ops.Fire, now: int) -> ops.Fired:
+        schedule = self._rows.schedules.to_fire(op)
+        last = self._rows.tasks.get(schedule.last_task_id) if schedule.last_task_id is not None else None
+        overlapped = op.task is not None and not op.overlap and last is not None and last.state not in FINAL
+        submitted = None
+        if op.task is not None and not overlapped:
+            try:
+                submitted = submit(self._rows, op.task, now)
+            except DuplicateTask:
+                overlapped = True
+        self._rows.schedules.fired(op, submitted.task_id if submitted else None, overlapped=overlapped)
+        return ops.Fired(submitted)
 
     # Reading
 
@@ -400,33 +489,28 @@ class MemoryStore:
 
     def _read(self, query: Query[R]) -> R:
         match query:
-            case ops.GetTask(task_id=task_id):
-                answer: object = self._tasks.get(task_id)
-            case ops.GetStats():
-                answer = self._stats()
-            case ops.NextDue():
-                answer = self._next_due()
+            case queries.GetTask(task_id=task_id):
+                answer: object = self._rows.tasks.get(task_id)
+            case queries.ListTasks():
+                answer = page(query, reversed(self._rows.tasks.values()), self._rows.arrivals)
+            case queries.GetFailureGroups(limit=limit):
+                answer = failure_groups(self._rows.tasks.values(), limit)
+            case queries.GetStats():
+                answer = self._rows.stats()
+            case queries.GetQueues():
+                answer = tuple(sorted(self._rows.lanes.rules.items()))
+            case queries.GetSchedules(after=after, limit=limit):
+                answer = tuple(each for each in self._rows.schedules.listed() if each.name > after)[:limit]
+            case queries.GetSchedule(name=name):
+                answer = self._rows.schedules.get(name)
+            case queries.DueSchedules(now=now, limit=limit):
+                answer = tuple(self._rows.schedules.due(now)[:limit])
+            case queries.NextDue():
+                known = (self._rows.next_timed(), self._rows.next_stop(), self._rows.schedules.next_at())
+                answer = min((instant for instant in known if instant is not None), default=None)
             case _:
                 raise TypeError(f"not a query: {query!r}")
         return cast(R, answer)
-
-    def _stats(self) -> Stats:
-        lanes = (LaneCount(*lane, count) for lane, count in self._lanes.items())
-        return Stats(
-            lanes=tuple(sorted(lanes)),
-            submitted=self._submitted,
-            succeeded=self._totals[State.SUCCEEDED],
-            failed=self._totals[State.FAILED],
-            cancelled=self._totals[State.CANCELLED],
-        )
-
-    def _next_due(self) -> int | None:
-        while self._timed:
-            task = self._tasks.get(self._timed[0][2])
-            if task is not None and task.state in TIMED and self._timed_entry(task) == self._timed[0]:
-                return self._timed[0][0]
-            heapq.heappop(self._timed)
-        return None
 
     def snapshot(self) -> Snapshot:
         with self._lock:
@@ -434,9 +518,13 @@ class MemoryStore:
 
     def _snapshot(self) -> Snapshot:
         return Snapshot(
-            tasks=tuple(self._tasks.values()),
-            stats=self._stats(),
+            tasks=tuple(self._rows.tasks.values()),
+            stats=self._rows.stats(),
             servers=tuple(sorted(self._servers.items())),
+            queues=tuple(sorted(self._rows.lanes.rules.items())),
+            schedules=tuple(self._rows.schedules.listed()),
+            holders=tuple(sorted(self._rows.holders.items())),
+            unsettled=tuple(sorted(self._rows.unsettled, key=self._rows.arrivals.__getitem__)),
         )
 
     def close(self) -> None:

@@ -9,8 +9,10 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from tq.core.errors import InvalidInput, TqError
-from tq.core.ops import AnyOp, Query, Reply, Stats
-from tq.core.task import ServerId, Task
+from tq.core.limits import QueueRules
+from tq.core.ops import AnyOp, Reply, Schedule
+from tq.core.queries import Query, Stats
+from tq.core.task import ServerId, Task, TaskId
 
 R = TypeVar("R")
 
@@ -22,6 +24,14 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     stats: Stats
     servers: tuple[tuple[ServerId, int], ...]
     """Each live server and when it was last seen, by id."""
+    queues: tuple[tuple[str, QueueRules], ...]
+    """Those with rules of their own, by name."""
+    schedules: tuple[Schedule, ...]
+    """By name."""
+    holders: tuple[tuple[str, TaskId], ...]
+    """Each unique name that is taken, by name, and the task that has it."""
+    unsettled: tuple[TaskId, ...]
+    """The tasks that Settle has not dealt with, by arrival."""
 
 
 class Store(Protocol):
@@ -32,6 +42,11 @@ class Store(Protocol):
 
     exclusive: bool
     """Whether one process has this store to itself, so that every other server known to it is dead."""
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether there may be something for Settle. A hint: True where it is not known."""
+        ...
 
     def apply(self, ops: Sequence[AnyOp], now: int) -> list[Reply | TqError]:
         """Apply *ops* in order in one transaction at the instant *now*; one reply or refusal for each.

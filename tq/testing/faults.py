@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from tq.core.errors import StorageFull, StorageUnavailable, TqError
-from tq.core.ops import AnyOp, Query, Reply
+from tq.core.ops import AnyOp, Reply
+from tq.core.queries import Query
 from tq.storage.store import Snapshot, Store
 
 R = TypeVar("R")
@@ -21,6 +22,11 @@ class FaultyStore:
         self.failing: type[StorageUnavailable] | None = None
         self.batches: list[list[AnyOp]] = []
         self.refused = 0
+
+    @property
+    def unsettled(self) -> bool:
+        """As the store."""
+        return self.store.unsettled
 
     def apply(self, ops: Sequence[AnyOp], now: int) -> list[Reply | TqError]:
         """As the store, or the failure."""

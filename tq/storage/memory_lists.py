@@ -1,0 +1,83 @@
+"""How the reference model lists: it looks at every task there is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+
+from tq.core.queries import FailureGroup, ListTasks, PayloadMatch, TaskFilter, TaskPage
+from tq.core.task import AttemptError, Json, State, Task, TaskId
+
+_ASCII_LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
+
+
+def page(query: ListTasks, newest_first: Iterable[Task], arrivals: dict[TaskId, int]) -> TaskPage:
+    """See ListTasks."""
+    found: list[Task] = []
+    for task in newest_first:
+        if query.before is not None and arrivals[task.id] >= query.before:
+            continue
+        if matches(query.filter, task):
+            if len(found) == query.limit:
+                return TaskPage(tuple(found), arrivals[found[-1].id] if found else None)
+            found.append(task)
+    return TaskPage(tuple(found), None)
+
+
+def matches(wanted: TaskFilter, task: Task) -> bool:
+    """Whether *task* is one that is meant."""
+    options = task.options
+    equal: list[tuple[object, object]] = [
+        (wanted.queue, task.queue),
+        (wanted.type, task.type),
+        (wanted.key, task.key),
+        (wanted.parent_id, options.parent_id),
+        (wanted.schedule, options.schedule),
+        (wanted.fingerprint, task.fingerprint),
+    ]
+    rules: list[Callable[[], bool]] = [
+        lambda: not wanted.states or task.state in wanted.states,
+        lambda: all(value is None or value == has for value, has in equal),
+        lambda: wanted.tag is None or wanted.tag in options.tags,
+        lambda: wanted.created_after is None or task.created_at >= wanted.created_after,
+        lambda: wanted.created_before is None or task.created_at < wanted.created_before,
+        lambda: wanted.error is None or _is_told(wanted.error, task.errors),
+        lambda: wanted.payload is None or _is_in(wanted.payload, task.payload),
+    ]
+    return all(rule() for rule in rules)
+
+
+def _is_told(text: str, errors: tuple[AttemptError, ...]) -> bool:
+    if not errors:
+        return False
+    told = f"{errors[-1].type}: {errors[-1].message}"
+    return text.translate(_ASCII_LOWER) in told.translate(_ASCII_LOWER)
+
+
+def _is_in(wanted: PayloadMatch, payload: Json) -> bool:
+    value: Any = msgspec.json.decode(payload)
+    for name in wanted.path:
+        if not isinstance(value, dict) or name not in value:
+            return False
+        value = value[name]
+    # As text, so that 1 is not true and 1.0 is not 1.
+    return msgspec.json.encode(value).decode() in wanted.values
+
+
+def failure_groups(tasks: Iterable[Task], limit: int) -> tuple[FailureGroup, ...]:
+    """See GetFailureGroups; *tasks* are in order of arrival."""
+    groups: dict[str, FailureGroup] = {}
+    for task in tasks:
+        if task.state is State.FAILED and task.fingerprint is not None:
+            before = groups.get(task.fingerprint)
+            groups[task.fingerprint] = FailureGroup(
+                fingerprint=task.fingerprint,
+                type=task.type,
+                count=1 if before is None else before.count + 1,
+                latest=task.id,
+                error=task.errors[-1],
+            )
+    by_size = sorted(groups.values(), key=lambda group: (-group.count, group.fingerprint))
+    return tuple(by_size[:limit])
