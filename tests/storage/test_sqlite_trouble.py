@@ -10,7 +10,7 @@ import apsw
 import pytest
 from storage_kit import NOW, claim, claimed, do, failure, finish, new, recount, state, submit, task
 
-from tq.core import ops
+from tq.core import ops, queries
 from tq.core.errors import StorageError, StorageFull, StorageUnavailable
 from tq.core.ops import AnyOp
 from tq.core.task import Reason, ServerId, State, TaskId
@@ -118,7 +118,7 @@ def check_survival(
 
     assert store.apply(batch(), NOW) == model.apply(batch(), NOW)
     assert store.snapshot() == model.snapshot()
-    assert recount(store) == store.read(ops.GetStats()).lanes
+    assert recount(store) == store.read(queries.GetStats()).lanes
     assert claimed(store) == claimed(model)
 
 

@@ -11,17 +11,22 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import BoundedSemaphore, Lock
-from typing import Any, Final, TypeVar, cast
+from typing import Final, TypeVar, cast
 
 import apsw
 
-from tq.core import ops
+from tq.core import queries
 from tq.core.errors import StorageUnavailable, TqError
-from tq.core.ops import AnyOp, LaneCount, Query, Reply, Stats
-from tq.core.task import State, Task
+from tq.core.ops import SCHEDULES_MAX, AnyOp, Reply
+from tq.core.queries import LaneCount, Query, Stats
+from tq.core.task import State
 from tq.storage import sqlite_sql as sql
-from tq.storage.sqlite_batch import Batch, Book, load_book
+from tq.storage.sqlite_batch import Batch
+from tq.storage.sqlite_book import Book, load_book, load_rules
 from tq.storage.sqlite_file import claim_file, open_reader, open_writer, told_as_ours
+from tq.storage.sqlite_lists import failure_groups, page
+from tq.storage.sqlite_schedules import due_schedules, get_schedule, list_schedules
+from tq.storage.sqlite_task import task_of
 from tq.storage.store import Snapshot
 
 READERS_MAX: Final = 4
@@ -55,6 +60,7 @@ class SqliteStore:
             raise
         self._readers = _Readers(self._path, vfs)
         self._book: Book | None = None
+        self.unsettled = True
 
     def apply(self, ops: Sequence[AnyOp], now: int) -> list[Reply | TqError]:
         if not ops:
@@ -83,16 +89,29 @@ class SqliteStore:
                     db.execute("ROLLBACK")
             raise
         self._book = book
+        self.unsettled = book.unsettled
 
     def read(self, query: Query[R]) -> R:
         with told_as_ours(self._path), self._readers.lend() as db:
             match query:
-                case ops.GetTask(task_id=task_id):
+                case queries.GetTask(task_id=task_id):
                     row = db.execute(sql.SELECT_TASK, (task_id,)).get
-                    answer: object = None if row is None else _task(row)
-                case ops.GetStats():
+                    answer: object = None if row is None else task_of(row)
+                case queries.GetStats():
                     answer = _stats(db)
-                case ops.NextDue():
+                case queries.ListTasks():
+                    answer = page(db, query)
+                case queries.GetFailureGroups(limit=limit):
+                    answer = failure_groups(db, limit)
+                case queries.GetQueues():
+                    answer = tuple(load_rules(db))
+                case queries.GetSchedules(after=after, limit=limit):
+                    answer = list_schedules(db, after, limit)
+                case queries.GetSchedule(name=name):
+                    answer = get_schedule(db, name)
+                case queries.DueSchedules(now=now, limit=limit):
+                    answer = due_schedules(db, now, limit)
+                case queries.NextDue():
                     answer = db.execute(sql.SELECT_NEXT_DUE).get
                 case _:
                     raise TypeError(f"not a query: {query!r}")
@@ -103,9 +122,13 @@ class SqliteStore:
             # A transaction, so that what three statements read is of one moment.
             db.execute("BEGIN")
             everything = Snapshot(
-                tasks=tuple(_task(row) for row in db.execute(sql.SELECT_ALL_TASKS)),
+                tasks=tuple(task_of(row) for row in db.execute(sql.SELECT_ALL_TASKS)),
                 stats=_stats(db),
                 servers=tuple(db.execute(sql.SELECT_SERVERS)),
+                queues=tuple(load_rules(db)),
+                schedules=list_schedules(db, "", SCHEDULES_MAX),
+                holders=tuple(db.execute(sql.SELECT_ALL_HOLDERS)),
+                unsettled=tuple(task_id for (task_id,) in db.execute(sql.SELECT_ALL_UNSETTLED)),
             )
             db.execute("COMMIT")
         return everything
@@ -171,50 +194,6 @@ class _Readers:
             self._closed = True
             while self._idle:
                 self._idle.pop().close(True)
-
-
-def _task(row: tuple[Any, ...]) -> Task:
-    """The task in a row of SELECT_TASK."""
-    (
-        *_,
-        state,
-        reason,
-        payload,
-        priority,
-        attempt,
-        max_attempts,
-        crashes,
-        generation,
-        timeout_ms,
-        retry,
-        ttl,
-    ) = row[:14]
-    created_at, run_at, started_at, finished_at, worker, server, cancel_reason, result, errors = row[14:]
-    return Task(
-        id=row[0],
-        type=row[1],
-        queue=row[2],
-        state=sql.STATE_OF[state],
-        reason=None if reason is None else sql.REASON_OF[reason],
-        payload=payload,
-        priority=priority,
-        attempt=attempt,
-        max_attempts=max_attempts,
-        crashes=crashes,
-        generation=generation,
-        timeout_ms=timeout_ms,
-        retry=sql.policy_of(retry),
-        result_ttl_ms=ttl,
-        created_at=created_at,
-        run_at=run_at,
-        started_at=started_at,
-        finished_at=finished_at,
-        worker=worker,
-        server=server,
-        cancel_reason=None if cancel_reason is None else sql.REASON_OF[cancel_reason],
-        result=result,
-        errors=() if errors is None else sql.history_decoder.decode(errors),
-    )
 
 
 def _stats(db: apsw.Connection) -> Stats:

@@ -1,4 +1,4 @@
-"""Moves of tasks that are named by their ids: their rows are read once, moved in order, written once.
+"""Moves of tasks of the SQLite store: a row that is read, judged and changed.
 
 A move checks before it changes, so that a refused one leaves its row as it was; and a row that is moved
 twice is simply moved twice. Each rule here has its twin in `tq.storage.memory`.
@@ -6,112 +6,141 @@ twice is simply moved twice. Each rule here has its twin in `tq.storage.memory`.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
-from typing import Final, TypeAlias, assert_never
+from typing import TypeAlias, assert_never
 
-import apsw
+from msgspec.structs import replace
 
-from tq.core import ops
+from tq.core import ops, refusals
+from tq.core.ops import Change
 from tq.core.task import (
     CRASHES_MAX,
     FINAL,
     AttemptError,
-    Json,
     Move,
+    OnFailure,
     Reason,
     State,
-    TaskId,
     check_move,
-    keep_until,
+    deadline_passed,
+    expiry,
+    initial_state,
     server_lost,
 )
 from tq.storage import sqlite_sql as sql
-from tq.storage.sqlite_sql import REASON_CODE, RUNNING, STATE_CODE, STATE_OF, STORE_LANE, Row, to_json
+from tq.storage.sqlite_rows import Rows
+from tq.storage.sqlite_sql import REASON_CODE, REASON_OF, RUNNING, STATE_OF, Row
 
-ERRORS_AT_ONCE: Final = 100
-"""Entries of histories that one statement takes: they are long, and memory is bounded."""
-
-ByIdOp: TypeAlias = ops.Finish | ops.Release | ops.Cancel | ops.Retry
-ByIdReply: TypeAlias = ops.Finished | ops.Released | ops.CancelReply | ops.Retried
+ByIdOp: TypeAlias = (
+    ops.Finish | ops.Crash | ops.Release | ops.Note | ops.Cancel | ops.Retry | ops.Update | ops.Delete
+)
+ByIdReply: TypeAlias = (
+    ops.Finished | ops.Released | ops.Noted | ops.CancelReply | ops.Retried | ops.Updated | ops.Deleted
+)
 
 
 class Moves:
-    """The rows of the tasks *ids* at the instant *now*, and what is made of them. `write` ends it."""
+    """Moves on *rows* at the instant *now*."""
 
-    def __init__(self, db: apsw.Connection, ids: Iterable[TaskId], now: int) -> None:
-        self._db = db
+    def __init__(self, rows: Rows, now: int) -> None:
+        self._rows = rows
         self._now = now
-        found = sql.rows_decoder.decode(db.execute(sql.SELECT_ROWS, (to_json(list(ids)),)).get)
-        self.rows = {row.id: row for row in found}
-        self.counts: Counter[tuple[int, int]] = Counter()
-        """What the counters of (lane, state) change by."""
-        self._changed: dict[TaskId, Row] = {}
-        self._errors: list[tuple[int, int, str]] = []
-        self._long_results: dict[int, Json] = {}
-        self._results_gone: list[int] = []
 
     def move(self, op: ByIdOp) -> ByIdReply:
         """Do *op*, or raise its refusal."""
         match op:
             case ops.Finish():
                 return self._finish(op)
+            case ops.Crash():
+                row = self._rows.leased(op.task_id, op.generation)
+                asked = row.cancel_reason
+                return ops.Finished(self._crashed(row, op.error), _reason_of(asked))
             case ops.Release():
-                row = self._leased(op.task_id, op.generation)
+                row = self._rows.leased(op.task_id, op.generation)
                 return ops.Released(self._give_back(row, Move.RELEASE))
+            case ops.Note():
+                return self._note(op)
             case ops.Cancel():
                 return self._cancel(op)
             case ops.Retry():
                 return self._retry(op)
+            case ops.Update():
+                return self._update(op)
+            case ops.Delete():
+                return self._delete(op)
             case _:
                 assert_never(op)
 
     def recover(self, row: Row) -> State:
-        """Take *row* from a server that is dead."""
-        poison = row.crashes + 1 >= CRASHES_MAX and row.cancel_reason is None
-        if poison:
-            check_move(row.id, STATE_OF[row.state], Move.RECOVER, State.FAILED)
-        row.crashes += 1
-        self._remember(row, server_lost(row.attempt, self._now))
-        if not poison:
-            return self._give_back(row, Move.RECOVER)
-        row.attempt -= 1
-        self._end(row, State.FAILED, REASON_CODE[Reason.POISON])
-        return State.FAILED
+        """Take *row* from a server that is dead; the state it is in now."""
+        return self._crashed(row, server_lost(row.attempt, self._now))
 
-    def _known(self, task_id: TaskId) -> Row:
-        row = self.rows.get(task_id)
-        if row is None:
-            raise ops.no_such_task(task_id)
-        return row
+    def expire(self, row: Row) -> Change:
+        """End *row*, which may not wait any more."""
+        fate = expiry(self._rows.options(row), self._now)
+        check_move(row.id, STATE_OF[row.state], Move.EXPIRE, fate.state)
+        assert fate.reason is not None
+        error = deadline_passed(row.attempt, self._now) if fate.state is State.FAILED else None
+        if error is not None:
+            self._rows.remember(row, error)
+        self._rows.end(row, fate.state, REASON_CODE[fate.reason], error=error)
+        return Change(row.id, fate.state)
 
-    def _leased(self, task_id: TaskId, generation: int) -> Row:
-        row = self._known(task_id)
-        if row.state != RUNNING or row.generation != generation:
-            raise ops.lease_lost(task_id, generation)
-        return row
+    def end_waiting(self, row: Row, reason: Reason, *, cascade: bool = True) -> Change:
+        """Cancel *row*, which waits. Raises IllegalTransition."""
+        check_move(row.id, STATE_OF[row.state], Move.CANCEL, State.CANCELLED)
+        self._rows.end(row, State.CANCELLED, REASON_CODE[reason], cascade=cascade)
+        return Change(row.id, State.CANCELLED)
+
+    def tell_child(self, row: Row) -> Change:
+        """Its parent is cancelled, or asked to stop."""
+        if row.state == RUNNING:
+            self._rows.ask_to_stop(row, Reason.PARENT, cascade=True)
+            return Change(row.id, State.RUNNING)
+        return self.end_waiting(row, Reason.PARENT)
+
+    def tell_dependent(self, row: Row, ended: State) -> list[Change]:
+        """One that it depended on has ended as *ended*; what that changed."""
+        if row.state != sql.BLOCKED:
+            return []
+        on_failure = self._rows.options(row).on_dependency_failure
+        if ended is not State.SUCCEEDED and on_failure is OnFailure.CANCEL:
+            return [self.end_waiting(row, Reason.DEPENDENCY)]
+        if row.blockers > 1:
+            self._rows.set_blockers(row, row.blockers - 1)
+            self._rows.change(row)
+            return []
+        state = initial_state(row.run_at, self._now)
+        check_move(row.id, State.BLOCKED, Move.PROMOTE, state)
+        self._rows.set_blockers(row, 0)
+        self._rows.wait(row, state)
+        return [Change(row.id, state)]
 
     def _finish(self, op: ops.Finish) -> ops.Finished:
-        row = self._leased(op.task_id, op.generation)
+        rows = self._rows
+        row = rows.leased(op.task_id, op.generation)
         state, result = op.state, op.result
         reason = None if op.reason is None else REASON_CODE[op.reason]
-        if row.cancel_reason is not None:
-            state, reason, result = State.CANCELLED, row.cancel_reason, None
+        asked = row.cancel_reason
+        if asked is not None:
+            state, reason, result = State.CANCELLED, asked, None
         check_move(row.id, State.RUNNING, Move.FINISH, state)
         if op.error is not None:
-            self._remember(row, op.error)
+            rows.remember(row, op.error)
         if not op.burns:
             row.attempt -= 1
         if state in FINAL:
             row.started_at = op.started_at
             row.worker = op.worker
-            self._end(row, state, reason, result)
+            if op.started_at is None:
+                row.server = None
+            # Its children heard of it when it was asked, if they were to.
+            rows.end(row, state, reason, result=result, error=op.error, cascade=asked is None)
         else:
             assert op.run_at is not None
             row.run_at = op.run_at
             row.reason = reason
-            self._wait(row, state)
-        return ops.Finished(state)
+            rows.wait(row, state)
+        return ops.Finished(state, _reason_of(asked))
 
     def _give_back(self, row: Row, move: Move) -> State:
         """A running task that nobody runs any more: pending again, or cancelled if that was asked."""
@@ -119,73 +148,69 @@ class Moves:
         check_move(row.id, STATE_OF[row.state], move, state)
         row.attempt -= 1
         if state is State.CANCELLED:
-            self._end(row, state, row.cancel_reason)
+            row.started_at = row.server = None
+            self._rows.end(row, state, row.cancel_reason, cascade=False)
         else:
-            self._wait(row, state)
+            self._rows.wait(row, state)
         return state
 
+    def _crashed(self, row: Row, error: AttemptError) -> State:
+        """The attempt at a running task died with what ran it."""
+        is_poison = row.crashes + 1 >= CRASHES_MAX and row.cancel_reason is None
+        if is_poison:
+            check_move(row.id, STATE_OF[row.state], Move.RECOVER, State.FAILED)
+        row.crashes += 1
+        self._rows.remember(row, error)
+        if not is_poison:
+            return self._give_back(row, Move.RECOVER)
+        row.attempt -= 1
+        self._rows.end(row, State.FAILED, REASON_CODE[Reason.POISON], error=error)
+        return State.FAILED
+
+    def _note(self, op: ops.Note) -> ops.Noted:
+        row = self._rows.leased(op.task_id, op.generation)
+        self._rows.note(row, op)
+        return ops.Noted()
+
     def _cancel(self, op: ops.Cancel) -> ops.CancelReply:
-        row = self._known(op.task_id)
+        row = self._rows.known(op.task_id)
         if row.state == RUNNING:
-            if row.cancel_reason is None:
-                row.cancel_reason = REASON_CODE[op.reason]
-                self._changed[row.id] = row
+            self._rows.ask_to_stop(row, op.reason, cascade=op.cascade)
             return ops.CancelReply(State.RUNNING)
-        check_move(row.id, STATE_OF[row.state], Move.CANCEL, State.CANCELLED)
-        self._end(row, State.CANCELLED, REASON_CODE[op.reason])
-        return ops.CancelReply(State.CANCELLED)
+        return ops.CancelReply(self.end_waiting(row, op.reason, cascade=op.cascade).state)
 
     def _retry(self, op: ops.Retry) -> ops.Retried:
-        row = self._known(op.task_id)
+        row = self._rows.known(op.task_id)
         check_move(row.id, STATE_OF[row.state], Move.RETRY, State.PENDING)
-        row.reason = None
-        row.attempt = 0
-        row.crashes = 0
-        row.run_at = self._now
-        self._results_gone.append(row.seq)
-        self._long_results.pop(row.seq, None)
-        self._wait(row, State.PENDING)
+        holder = self._rows.holder(row)
+        if holder is not None:
+            raise refusals.unique_taken_meanwhile(row.id, holder)
+        self._rows.begin_anew(row)
+        self._rows.wait(row, State.PENDING)
         return ops.Retried(State.PENDING)
 
-    # Rows
+    def _update(self, op: ops.Update) -> ops.Updated:
+        row = self._rows.known(op.task_id)
+        before = STATE_OF[row.state]
+        is_put_off = before is State.PENDING and op.run_at is not None and op.run_at > self._now
+        state = State.SCHEDULED if is_put_off else before
+        check_move(row.id, before, Move.UPDATE, state)
+        self._rows.set_values(row, op)
+        options = self._rows.options(row)
+        given = {"deadline_at": op.deadline_at, "expires_at": op.expires_at}
+        times = {name: value for name, value in given.items() if value is not None}
+        if times:
+            options = replace(options, **times)
+            self._rows.set_options(row, options)
+        self._rows.move(row, state)
+        return ops.Updated(state, row.run_at, options.stop_at)
 
-    def _wait(self, row: Row, state: State) -> None:
-        """Put *row* into a state that waits: nobody runs it."""
-        row.started_at = row.finished_at = row.keep_until = None
-        row.worker = row.server = row.cancel_reason = row.result = None
-        self._to(row, state)
+    def _delete(self, op: ops.Delete) -> ops.Deleted:
+        row = self._rows.known(op.task_id)
+        refusals.check_deletable(row.id, STATE_OF[row.state], is_settled=self._rows.is_settled(row))
+        self._rows.delete(row)
+        return ops.Deleted()
 
-    def _end(self, row: Row, state: State, reason: int | None, result: Json | None = None) -> None:
-        """Put *row* into a final state."""
-        row.reason = reason
-        row.finished_at = self._now
-        row.keep_until = keep_until(state, row.result_ttl_ms, self._now)
-        row.cancel_reason = None
-        if result is not None and len(result) > sql.INLINE_MAX:
-            self._long_results[row.seq] = result
-            result = None
-        row.result = result
-        self._to(row, state)
-        self.counts[STORE_LANE, row.state] += 1
 
-    def _to(self, row: Row, state: State) -> None:
-        self.counts[row.lane, row.state] -= 1
-        row.state = STATE_CODE[state]
-        self.counts[row.lane, row.state] += 1
-        self._changed[row.id] = row
-
-    def _remember(self, row: Row, error: AttemptError) -> None:
-        self._errors.append((row.seq, row.failures, to_json(error)))
-        row.failures += 1
-
-    def write(self) -> None:
-        """Write what has changed."""
-        if self._changed:
-            self._db.execute(sql.UPDATE_ROWS, (to_json(list(self._changed.values())),))
-        for start in range(0, len(self._errors), ERRORS_AT_ONCE):
-            entries = self._errors[start : start + ERRORS_AT_ONCE]
-            self._db.execute(sql.INSERT_ERRORS, (to_json(entries),))
-        if self._results_gone:
-            self._db.execute(sql.DELETE_RESULTS, (to_json(self._results_gone),))
-        for seq, result in self._long_results.items():
-            self._db.execute(sql.INSERT_TEXT, (seq, sql.RESULT, result))
+def _reason_of(code: int | None) -> Reason | None:
+    return None if code is None else REASON_OF[code]

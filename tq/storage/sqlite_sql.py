@@ -13,7 +13,17 @@ from typing import Final
 import msgspec
 
 from tq.core.retry import RetryPolicy
-from tq.core.task import HISTORY_MAX, AttemptError, Reason, ServerId, State, TaskId
+from tq.core.task import (
+    NO_OPTIONS,
+    AttemptError,
+    LogLine,
+    Options,
+    Progress,
+    Reason,
+    ServerId,
+    State,
+    TaskId,
+)
 
 STATE_CODE: Final = {
     State.BLOCKED: 0,
@@ -36,8 +46,11 @@ REASON_CODE: Final = {
     Reason.PARENT: 6,
     Reason.POISON: 7,
     Reason.INTERRUPTED: 8,
+    Reason.DEPENDENCY: 9,
+    Reason.REPLACED: 10,
 }
 REASON_OF: Final = {code: reason for reason, code in REASON_CODE.items()}
+BLOCKED: Final = 0
 PENDING: Final = 2
 RUNNING: Final = 3
 
@@ -54,7 +67,10 @@ INLINE_MAX: Final = 1_000
 
 
 class Row(msgspec.Struct, array_like=True):
-    """What of a task its moves read and write. ``result`` is not read: a move sets it or clears it."""
+    """What of a task its moves read and write.
+
+    ``keep_until`` and ``result`` are not read: a move sets them or clears them.
+    """
 
     id: TaskId
     seq: int
@@ -72,32 +88,21 @@ class Row(msgspec.Struct, array_like=True):
     worker: int | None
     server: ServerId | None
     cancel_reason: int | None
+    options: str | None
+    watched: int
+    blockers: int
+    logged: int
     keep_until: int | None = None
     result: str | None = None
 
 
-class Waiting(msgspec.Struct, array_like=True, frozen=True):
-    """What of a pending task its lease needs. ``payload`` is None where it is in ``texts``."""
-
-    seq: int
-    lane: int
-    id: TaskId
-    generation: int
-    attempt: int
-    max_attempts: int
-    timeout_ms: int
-    retry: str
-    result_ttl_ms: int | None
-    created_at: int
-    run_at: int
-    payload: str | None
-
-
 rows_decoder: Final = msgspec.json.Decoder(list[Row])
-waiting_decoder: Final = msgspec.json.Decoder(list[Waiting])
 history_decoder: Final = msgspec.json.Decoder(tuple[AttemptError, ...])
+logs_decoder: Final = msgspec.json.Decoder(tuple[LogLine, ...])
+progress_decoder: Final = msgspec.json.Decoder(Progress)
 counts_decoder: Final = msgspec.json.Decoder(list[tuple[str | None, str | None, int, int]])
 _policy_decoder: Final = msgspec.json.Decoder(RetryPolicy)
+_options_decoder: Final = msgspec.json.Decoder(Options)
 _encoder: Final = msgspec.json.Encoder()
 
 
@@ -119,16 +124,41 @@ def policy_of(text: str) -> RetryPolicy:
     return _policy_decoder.decode(text)
 
 
+def options_text(options: Options) -> str | None:
+    """*options* as a row keeps them."""
+    return None if options == NO_OPTIONS else to_json(options)
+
+
+# Tasks submitted or fired together mostly share their options.
+@lru_cache(maxsize=256)
+def _options_of(text: str) -> Options:
+    return _options_decoder.decode(text)
+
+
+def options_of(text: str | None) -> Options:
+    """The options that a row keeps as *text*."""
+    return NO_OPTIONS if text is None else _options_of(text)
+
+
 # Opening
 
 SCHEMA_SIZE: Final = "SELECT count(*) FROM sqlite_schema"
-LOAD_LANES: Final = "SELECT id, queue, type FROM lanes"
-LOAD_WAITING: Final = f"SELECT lane, count FROM counters WHERE state = {PENDING} AND lane > 0 AND count > 0"
-LOAD_ARRIVED: Final = "SELECT ifnull(max(seq), 0) FROM tasks"
+LOAD_LANES: Final = "SELECT id, queue, type, key, served FROM lanes"
+LOAD_BUSY: Final = f"""
+SELECT lane, state, count FROM counters WHERE state IN ({PENDING}, {RUNNING}) AND lane > 0 AND count > 0
+"""
+LOAD_RULES: Final = "SELECT queue, rules FROM queues ORDER BY queue"
+LOAD_RATES: Final = "SELECT queue, is_key, key, tat_us FROM rates"
+# Not only by the tasks there are: the last one may have been deleted, and no seq comes twice.
+LOAD_ARRIVED: Final = f"""
+SELECT max(ifnull((SELECT max(seq) FROM tasks), 0),
+           ifnull((SELECT count FROM counters WHERE lane = {STORE_LANE} AND state = {SUBMITTED}), 0))
+"""
+LOAD_UNSETTLED: Final = "SELECT EXISTS (SELECT 1 FROM unsettled)"
 
 # Submitting
 
-INSERT_LANE: Final = "INSERT INTO lanes (id, queue, type) VALUES (?1, ?2, ?3)"
+INSERT_LANE: Final = "INSERT INTO lanes (id, queue, type, key) VALUES (?1, ?2, ?3, ?4)"
 
 INSERT_TASKS: Final = """
 INSERT INTO tasks (seq, id, lane, state, priority, run_at, max_attempts, timeout_ms, result_ttl_ms,
@@ -150,60 +180,14 @@ INSERT_TEXT: Final = "INSERT OR REPLACE INTO texts (seq, part, text) VALUES (?1,
 DELETE_RESULTS: Final = "DELETE FROM texts WHERE part = 1 AND seq IN (SELECT value FROM json_each(?1))"
 SELECT_TEXT: Final = "SELECT text FROM texts WHERE seq = ?1 AND part = ?2"
 
-# Claiming
-
-LANES_MERGED_MAX: Final = 128
-"""Lanes whose pending tasks one statement merges; a power of two, under SQLite's 500 parts of a UNION."""
-
-# The heads of the lanes decide: no more lanes than the claim's limit can have a task among its first.
-SELECT_FIRST_LANES: Final = f"""
-SELECT json_group_array(lane) FROM (
-    SELECT tasks.lane
-    FROM json_each(?1) AS wanted
-    CROSS JOIN tasks ON tasks.seq = (
-        SELECT seq FROM tasks
-        WHERE lane = wanted.value AND state = {PENDING}
-        ORDER BY priority DESC, run_at, seq LIMIT 1
-    )
-    ORDER BY tasks.priority DESC, tasks.run_at, tasks.seq
-    LIMIT ?2
-)
-"""
-
-
-@lru_cache(maxsize=16)
-def select_waiting(lanes: int) -> str:
-    """The first ?1 pending tasks of the lanes ?2, ?3 …, in the order of claims.
-
-    Each branch comes sorted from the index, and SQLite merges them as far as the limit and no further.
-    """
-    branch = (
-        "SELECT seq, priority, run_at FROM tasks INDEXED BY tasks_pending"
-        f" WHERE lane = ?{{}} AND state = {PENDING}"
-    )
-    merged = " UNION ALL ".join(branch.format(index + 2) for index in range(lanes))
-    return f"""
-SELECT json_group_array(json_array(
-    tasks.seq, tasks.lane, tasks.id, tasks.generation, tasks.attempt, tasks.max_attempts, tasks.timeout_ms,
-    tasks.retry, tasks.result_ttl_ms, tasks.created_at, tasks.run_at, tasks.payload))
-FROM ({merged} ORDER BY priority DESC, run_at, seq LIMIT ?1) AS first
-CROSS JOIN tasks ON tasks.seq = first.seq
-"""
-
-
-UPDATE_CLAIMED: Final = f"""
-UPDATE tasks SET
-    state = {RUNNING}, attempt = attempt + 1, generation = generation + 1, started_at = ?2, server = ?3
-WHERE seq IN (SELECT value FROM json_each(?1))
-"""
-
 # Moving tasks by their ids
 
 SELECT_ROWS: Final = """
 SELECT json_group_array(json_array(
     tasks.id, tasks.seq, tasks.lane, tasks.state, tasks.generation, tasks.attempt, tasks.crashes,
     tasks.failures, tasks.result_ttl_ms, tasks.run_at, tasks.reason, tasks.started_at, tasks.finished_at,
-    tasks.worker, tasks.server, tasks.cancel_reason))
+    tasks.worker, tasks.server, tasks.cancel_reason,
+    tasks.options, tasks.watched, tasks.blockers, tasks.logged))
 FROM json_each(?1) AS wanted
 CROSS JOIN tasks ON tasks.id = wanted.value
 """
@@ -212,28 +196,30 @@ UPDATE_ROWS: Final = """
 UPDATE tasks SET
     state = value ->> 3, attempt = value ->> 5, crashes = value ->> 6, failures = value ->> 7,
     run_at = value ->> 9, reason = value ->> 10, started_at = value ->> 11, finished_at = value ->> 12,
-    worker = value ->> 13, server = value ->> 14, cancel_reason = value ->> 15, keep_until = value ->> 16,
-    result = value ->> 17
+    worker = value ->> 13, server = value ->> 14, cancel_reason = value ->> 15, keep_until = value ->> 20,
+    result = value ->> 21
 FROM jsonb_each(?1) AS changed
 WHERE tasks.seq = changed.value ->> 1
-"""
-
-INSERT_ERRORS: Final = f"""
-INSERT OR REPLACE INTO errors (seq, slot, n, entry)
-SELECT value ->> 0, (value ->> 1) % {HISTORY_MAX}, value ->> 1, value ->> 2
-FROM jsonb_each(?1)
 """
 
 # Sweeping
 
 SELECT_DUE: Final = """
-SELECT json_group_array(json_array(seq, lane, state)) FROM (
-    SELECT seq, lane, state FROM tasks INDEXED BY tasks_timed
+SELECT json_group_array(json_array(seq, lane, state, options ->> '$.unique' IS NOT NULL)) FROM (
+    SELECT seq, lane, state, options FROM tasks INDEXED BY tasks_timed
     WHERE state IN (1, 4) AND run_at <= ?1
     ORDER BY run_at, seq LIMIT ?2
 )
 """
 UPDATE_PROMOTED: Final = f"UPDATE tasks SET state = {PENDING} WHERE seq IN (SELECT value FROM json_each(?1))"
+
+SELECT_STOPPED: Final = """
+SELECT json_group_array(id) FROM (
+    SELECT id FROM tasks INDEXED BY tasks_stopping
+    WHERE stop_at IS NOT NULL AND stop_at <= ?1 AND state IN (0, 1, 2, 4)
+    ORDER BY stop_at, seq LIMIT ?2
+)
+"""
 
 SELECT_LOST: Final = f"""
 SELECT json_group_array(id) FROM (
@@ -246,17 +232,26 @@ SELECT json_group_array(id) FROM (
 DELETE_DEAD_SERVERS: Final = "DELETE FROM servers WHERE server <> ?1 AND seen_at < ?2"
 
 SELECT_OUTLIVED: Final = """
-SELECT json_group_array(json_array(seq, lane, state)) FROM (
-    SELECT seq, lane, state FROM tasks INDEXED BY tasks_kept
+SELECT json_group_array(json_array(seq, lane, state, options IS NOT NULL OR watched OR logged > 0)) FROM (
+    SELECT seq, lane, state, options, watched, logged FROM tasks INDEXED BY tasks_kept
     WHERE keep_until IS NOT NULL AND keep_until <= ?1
+        AND NOT EXISTS (SELECT 1 FROM unsettled WHERE unsettled.seq = tasks.seq)
     ORDER BY keep_until, seq LIMIT ?2
 )
 """
+# Plain tasks have nothing there.
+DELETE_RARE: Final = (
+    "DELETE FROM logs WHERE seq IN (SELECT value FROM json_each(?1))",
+    "DELETE FROM tags WHERE seq IN (SELECT value FROM json_each(?1))",
+    "DELETE FROM dependencies WHERE dependency IN (SELECT value FROM json_each(?1))",
+    "DELETE FROM dependencies WHERE dependent IN (SELECT value FROM json_each(?1))",
+)
 DELETE_TASKS: Final = (
     "DELETE FROM errors WHERE seq IN (SELECT value FROM json_each(?1))",
     "DELETE FROM texts WHERE seq IN (SELECT value FROM json_each(?1))",
     "DELETE FROM tasks WHERE seq IN (SELECT value FROM json_each(?1))",
 )
+DELETE_OLD_REQUESTS: Final = "DELETE FROM requests WHERE until <= ?1"
 
 UPSERT_SERVER: Final = """
 INSERT INTO servers (server, seen_at) VALUES (?1, ?2) ON CONFLICT DO UPDATE SET seen_at = excluded.seen_at
@@ -271,39 +266,70 @@ SELECT value ->> 0, value ->> 1, value ->> 2 FROM jsonb_each(?1) WHERE true
 ON CONFLICT DO UPDATE SET count = count + excluded.count
 """
 
-# A lane whose last task was pruned goes too: clients choose the names of queues, and may never come back.
-DELETE_ZERO_COUNTS: Final = (
-    "DELETE FROM counters WHERE count = 0 AND lane IN (SELECT value FROM json_each(?1))"
-)
+DELETE_COUNTS: Final = "DELETE FROM counters WHERE lane IN (SELECT value FROM json_each(?1))"
 DELETE_EMPTY_LANES: Final = """
 DELETE FROM lanes
 WHERE id IN (SELECT value FROM json_each(?1))
-    AND NOT EXISTS (SELECT 1 FROM counters WHERE counters.lane = lanes.id)
+    AND NOT EXISTS (SELECT 1 FROM tasks INDEXED BY tasks_by_lane WHERE tasks.lane = lanes.id)
 RETURNING id
 """
 
+# Rules of queues
+
+UPSERT_RULES: Final = """
+INSERT INTO queues (queue, rules) VALUES (?1, ?2) ON CONFLICT DO UPDATE SET rules = excluded.rules
+"""
+DELETE_RULES: Final = "DELETE FROM queues WHERE queue = ?1"
+UPSERT_RATES: Final = """
+INSERT INTO rates (queue, is_key, key, tat_us)
+SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM jsonb_each(?1) WHERE true
+ON CONFLICT DO UPDATE SET tat_us = excluded.tat_us
+"""
+DELETE_RATES: Final = "DELETE FROM rates WHERE queue = ?1 AND is_key = ?2"
+DELETE_OLD_RATES: Final = "DELETE FROM rates WHERE tat_us <= ?1"
+
 # Reading
 
-_SELECT_TASKS: Final = """
-SELECT tasks.id, lanes.type, lanes.queue, state, reason,
+# A row of it is what sqlite_task.task_of reads.
+SELECT_TASKS: Final = """
+SELECT tasks.id, lanes.type, lanes.queue, lanes.key, state, reason,
        ifnull(payload, (SELECT text FROM texts WHERE texts.seq = tasks.seq AND part = 0)),
        priority, attempt, max_attempts, crashes, generation, timeout_ms, retry, result_ttl_ms, created_at,
        run_at, started_at, finished_at, worker, server, cancel_reason,
        ifnull(result, (SELECT text FROM texts WHERE texts.seq = tasks.seq AND part = 1)),
        CASE WHEN failures > 0 THEN
-           (SELECT json_group_array(json(entry) ORDER BY n) FROM errors WHERE errors.seq = tasks.seq) END
+           (SELECT json_group_array(json(entry) ORDER BY n) FROM errors WHERE errors.seq = tasks.seq) END,
+       blockers, fingerprint, progress,
+       CASE WHEN logged > 0 THEN
+           (SELECT json_group_array(json(line) ORDER BY n) FROM logs WHERE logs.seq = tasks.seq) END,
+       options
 FROM tasks JOIN lanes ON lanes.id = tasks.lane
 """
-SELECT_TASK: Final = _SELECT_TASKS + "WHERE tasks.id = ?1"
-SELECT_ALL_TASKS: Final = _SELECT_TASKS + "ORDER BY tasks.seq"
+SELECT_TASK: Final = SELECT_TASKS + "WHERE tasks.id = ?1"
+SELECT_ALL_TASKS: Final = SELECT_TASKS + "ORDER BY tasks.seq"
+SELECT_ALL_HOLDERS: Final = "SELECT name, task_id FROM holders ORDER BY name"
+SELECT_ALL_UNSETTLED: Final = """
+SELECT tasks.id FROM unsettled CROSS JOIN tasks ON tasks.seq = unsettled.seq ORDER BY unsettled.seq
+"""
 
 # One statement, so that the totals and the rest are of one moment.
 SELECT_COUNTS: Final = """
-SELECT json_group_array(json_array(queue, type, state, count))
-FROM counters LEFT JOIN lanes ON lanes.id = counters.lane
-WHERE count > 0
+SELECT json_group_array(json_array(queue, type, state, count)) FROM (
+    SELECT queue, type, state, sum(count) AS count
+    FROM counters LEFT JOIN lanes ON lanes.id = counters.lane
+    WHERE count > 0
+    GROUP BY queue, type, state
+)
 """
 SELECT_NEXT_DUE: Final = """
-SELECT run_at FROM tasks INDEXED BY tasks_timed WHERE state IN (1, 4) ORDER BY run_at LIMIT 1
+SELECT min(due) FROM (
+    SELECT * FROM (SELECT run_at AS due FROM tasks INDEXED BY tasks_timed
+                   WHERE state IN (1, 4) ORDER BY run_at LIMIT 1)
+    UNION ALL
+    SELECT * FROM (SELECT stop_at FROM tasks INDEXED BY tasks_stopping
+                   WHERE stop_at IS NOT NULL AND state IN (0, 1, 2, 4) ORDER BY stop_at LIMIT 1)
+    UNION ALL
+    SELECT * FROM (SELECT next_at FROM schedules WHERE next_at IS NOT NULL ORDER BY next_at LIMIT 1)
+)
 """
 SELECT_SERVERS: Final = "SELECT server, seen_at FROM servers ORDER BY server"
