@@ -17,10 +17,10 @@ from typing import Final
 import msgspec
 
 from tq.core.errors import InvalidInput
+from tq.core.workers import WORKERS_MAX, WorkerRange
 
 FILE: Final = "tq.toml"
 PREFIX: Final = "TQ_"
-WORKERS_MAX: Final = 1_000
 BUFFER_MAX: Final = 10_000
 TIMEOUT_MAX_MS: Final = 7 * 24 * 3600 * 1000
 GRACE_MAX_MS: Final = 3600 * 1000
@@ -45,7 +45,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     bind: Address
     store: str
-    workers: int
+    workers: WorkerRange
     timeout_ms: int = msgspec.field(name="timeout")
     grace_ms: int = msgspec.field(name="grace")
     buffer: int
@@ -168,10 +168,13 @@ def _integer_between(low: int, high: int) -> Callable[[str], int]:
     return parse
 
 
-def _workers(text: str) -> int:
-    if ":" in text:
-        raise ValueError("a range MIN:MAX is not supported yet: give one number")
-    return _integer_between(1, WORKERS_MAX)(text)
+def _workers(text: str) -> WorkerRange:
+    least, colon, most = text.partition(":")
+    integer = _integer_between(1, WORKERS_MAX)
+    range = WorkerRange(integer(least), integer(most if colon else least))
+    if not range.is_allowed:
+        raise ValueError("MIN is over MAX")
+    return range
 
 
 def _one_of(*names: str) -> Callable[[str], str]:
@@ -235,9 +238,9 @@ SETTINGS: Final = (
     Setting(
         name="workers",
         default="5",
-        form=f"an integer from 1 to {WORKERS_MAX}",
-        help="How many tasks run at the same time.",
-        metavar="N",
+        form=f"an integer from 1 to {WORKERS_MAX}, or two as MIN:MAX",
+        help="How many tasks run at the same time; MIN:MAX grows while work waits and shrinks when idle.",
+        metavar="N|MIN:MAX",
         parse=_workers,
     ),
     Setting(

@@ -7,7 +7,8 @@ from typing import Any, Final
 
 import trio
 
-from tq.handlers import Context, TaskQueue
+from tq.context import Context
+from tq.handlers import TaskQueue
 
 SHORTEST_S: Final = 0.5
 LONGEST_S: Final = 1.5

@@ -1,115 +1,58 @@
 """The registry of handlers: what a server can do, and how a payload becomes a call.
 
-It knows signatures and JSON. It does not run anything: that is `tq.engine.worker`.
+It knows signatures and JSON. It does not run anything: that is `tq.engine`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
-import typing
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any, Final, TypeVar
+from enum import Enum
+from typing import Any, Literal, TypeVar
 
 import msgspec
-import trio
 
-from tq.clock import Clock
-from tq.core.errors import InvalidInput, PayloadInvalid, UnknownType
-from tq.core.retry import RetryPolicy
-from tq.core.task import Json, Lease, NewTask, TaskId
-from tq.core.wire import DELAY_MAX_S, SubmitRequest, TypeDefaults, check_name, new_task
-
-CLEANUP_S: Final = 2.0
-"""Seconds that a cancelled handler has to clean up."""
+from tq.context import Context
+from tq.core.errors import InvalidInput, UnknownType
+from tq.core.fields import check_name
+from tq.core.requests import ScheduleRequest, make_spec, read_schedule, submit_of
+from tq.core.task import Json, NewTask, TaskId
+from tq.core.wire import SubmitRequest, TypeDefaults, decode_submit, new_task
+from tq.signature import Signature, read_signature
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Retry(Exception):
-    """Raise it to fail this attempt and say yourself when the next is made.
-
-    It burns the attempt; after the last one the task has failed. Without *after*, the policy says when.
-
-    Args:
-        message: Why, for the history.
-        after: Seconds until the next attempt.
-    """
-
-    def __init__(self, message: str = "", *, after: float | None = None) -> None:
-        super().__init__(message)
-        self.after_ms = None if after is None else _delay_ms(after)
+Isolation = Literal["thread", "process"]
+Backend = Literal["trio", "asyncio"]
 
 
-class Snooze(Exception):
-    """Raise it to do the task later: again after *seconds*, with no attempt burnt."""
+class Runs(Enum):
+    """Where a handler runs."""
 
-    def __init__(self, seconds: float) -> None:
-        super().__init__(f"again after {seconds} s")
-        self.delay_ms = _delay_ms(seconds)
-
-
-class Cancel(Exception):
-    """Raise it to end the task as cancelled: it is not to be done at all."""
-
-
-def _delay_ms(seconds: float) -> int:
-    if not 0 <= seconds <= DELAY_MAX_S:
-        raise ValueError(f"a delay is from 0 to {DELAY_MAX_S:.0f} seconds, not {seconds}")
-    return round(seconds * 1000)
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """What a handler may know of the attempt it makes. Ask for it with a parameter of this type."""
-
-    task: Lease
-    worker: int
-    deadline_at: int
-    clock: Clock
-
-    @property
-    def task_id(self) -> TaskId:
-        """The id of the task."""
-        return self.task.task_id
-
-    @property
-    def type(self) -> str:
-        """The type of the task."""
-        return self.task.type
-
-    @property
-    def attempt(self) -> int:
-        """Which attempt this is, from 1."""
-        return self.task.attempt
-
-    @property
-    def deadline(self) -> datetime:
-        """When this attempt is cancelled."""
-        return datetime.fromtimestamp(self.deadline_at / 1000, UTC)
-
-    def seconds_left(self) -> float:
-        """Seconds until this attempt is cancelled; negative once that is past."""
-        return (self.deadline_at - self.clock.now_ms()) / 1000
-
-    @staticmethod
-    def cleanup() -> AbstractContextManager[trio.CancelScope]:
-        """A block that goes on after the attempt was cancelled, for CLEANUP_S seconds at most.
-
-        Without it, every ``await`` in a ``finally`` of a cancelled handler raises at once.
-        """
-        return trio.move_on_after(CLEANUP_S, shield=True)
+    TRIO = "trio"
+    """As a task of the server's own loop."""
+    ASYNCIO = "asyncio"
+    """As a task of the server's asyncio loop."""
+    THREAD = "thread"
+    PROCESS = "process"
+    """In a child process, which can be killed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handler:
-    """A function that does tasks of one type, and how to call it."""
+    """A function that does tasks of one type, and how to call it.
+
+    ``is_async`` and ``backend`` say what the function is, ``runs`` where.
+    """
 
     type: str
     function: Callable[..., Any]
     is_async: bool
+    backend: Backend
+    runs: Runs
     defaults: TypeDefaults
     timeout_given: bool
     signature: Signature
@@ -124,87 +67,11 @@ class Handler:
 
 
 @dataclass(frozen=True, slots=True)
-class Signature:
-    """The parameters of a handler as a JSON decoder.
+class Scheduled:
+    """A schedule that comes with the handlers: its name, and what is asked for under it."""
 
-    ``whole`` names the parameter that takes the payload as it is; ``context`` the one for the Context.
-    """
-
-    decoder: msgspec.json.Decoder[Any]
-    names: tuple[str, ...]
-    whole: str | None
-    context: str | None
-    spread: bool
-
-    def arguments(self, type: str, payload: Json, context: Context | None) -> dict[str, Any]:
-        """See Handler.arguments."""
-        try:
-            value = self.decoder.decode("{}" if payload == "null" and not self.whole else payload)
-        except (msgspec.DecodeError, RecursionError) as error:
-            raise PayloadInvalid(f"payload of {type}: {error}", field="payload", type=type) from None
-        if self.whole:
-            arguments = {self.whole: value}
-        elif self.spread:
-            arguments = value
-        else:
-            arguments = {name: getattr(value, name) for name in self.names}
-        if self.context:
-            arguments[self.context] = context
-        return arguments
-
-
-def read_signature(function: Callable[..., Any]) -> Signature:
-    """The decoder for the parameters of *function*.
-
-    Raises:
-        TypeError: A parameter cannot be filled from JSON: positional-only, ``*args``, or of a type that
-            JSON cannot give.
-    """
-    name = getattr(function, "__qualname__", repr(function))
-    hints = _hints(function, name)
-    fields: list[tuple[str, Any] | tuple[str, Any, Any]] = []
-    context: str | None = None
-    spread = False
-    for parameter in inspect.signature(function).parameters.values():
-        hint = hints.get(parameter.name, Any)
-        if hint is Context or (parameter.name == "ctx" and hint is Any):
-            context = parameter.name
-        elif parameter.kind is parameter.VAR_KEYWORD:
-            spread = True
-        elif parameter.kind in (parameter.POSITIONAL_ONLY, parameter.VAR_POSITIONAL):
-            raise TypeError(f"handler {name}: parameter {parameter.name} cannot be given by name; make it so")
-        elif parameter.default is parameter.empty:
-            fields.append((parameter.name, hint))
-        else:
-            fields.append((parameter.name, hint, _default(parameter.default)))
-    whole = fields[0][0] if len(fields) == 1 and fields[0][0] == "payload" and not spread else None
-    try:
-        decoder = _decoder(name, fields, whole=whole is not None, spread=spread)
-    except (TypeError, NameError) as error:
-        raise TypeError(f"handler {name}: JSON cannot give one of its parameters: {error}") from error
-    return Signature(decoder, tuple(field[0] for field in fields), whole, context, spread)
-
-
-def _hints(function: Callable[..., Any], name: str) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(function, include_extras=True)
-    except NameError as error:
-        raise TypeError(f"handler {name}: an annotation cannot be resolved: {error}") from error
-
-
-def _default(value: Any) -> Any:
-    # A struct may not have a mutable default; a factory that gives the function's own is what Python does.
-    return msgspec.field(default_factory=lambda: value)
-
-
-def _decoder(name: str, fields: list[Any], *, whole: bool, spread: bool) -> msgspec.json.Decoder[Any]:
-    if whole:
-        return msgspec.json.Decoder(fields[0][1])
-    if spread:
-        return msgspec.json.Decoder(dict[str, Any])
-    return msgspec.json.Decoder(
-        msgspec.defstruct(f"Payload of {name}", fields, forbid_unknown_fields=True, kw_only=True)
-    )
+    name: str
+    request: ScheduleRequest
 
 
 class TaskQueue:
@@ -218,8 +85,16 @@ class TaskQueue:
     """
 
     def __init__(self) -> None:
+        self.reference: str | None = None
+        """``module:attribute``, where another process can import this very queue; None if nobody said."""
         self._handlers: dict[str, Handler] = {}
         self._fallback: Handler | None = None
+        self._schedules: dict[str, Scheduled] = {}
+
+    @property
+    def schedules(self) -> tuple[Scheduled, ...]:
+        """The schedules that come with the handlers, by name."""
+        return tuple(self._schedules[name] for name in sorted(self._schedules))
 
     @property
     def types(self) -> tuple[str, ...] | None:
@@ -234,20 +109,28 @@ class TaskQueue:
         max_attempts: int = 20,
         queue: str = "default",
         priority: int | str = 0,
-        retry: RetryPolicy | None = None,
+        retry: Mapping[str, object] | None = None,
         result_ttl: float | None = None,
+        tags: Sequence[str] = (),
+        unique: Mapping[str, object] | None = None,
+        isolation: Isolation | None = None,
+        backend: Backend = "trio",
     ) -> Callable[[F], F]:
         """Register the function below as the handler of *type*; it stays an ordinary function.
 
-        An ``async def`` runs as a trio task, a ``def`` in a thread. The payload, a JSON object, gives the
-        arguments by name, checked against the annotations at submit and again at run; a function whose
-        only parameter is named ``payload`` takes it whole. A parameter annotated Context (or named
-        ``ctx``) gets that. The rest are defaults for tasks of this type.
+        An ``async def`` runs as a trio task, a ``def`` in a thread, unless told otherwise. The payload, a
+        JSON object, gives the arguments by name, checked against the annotations at submit and again at
+        run; a function whose only parameter is named ``payload`` takes it whole. A parameter annotated
+        Context (or named ``ctx``) gets that. The rest are defaults for tasks of this type.
 
         Args:
             type: 1 to 64 of ``A-Z a-z 0-9 _ . : ~ -``; ``*`` takes every type without another handler.
             timeout: Seconds per attempt; without it, the server's ``--timeout``.
             result_ttl: Seconds that an ended task is kept.
+            retry: As in a submit: ``{"kind": "exponential", "base": 1, "cap": 3600, "jitter": 0.5}``.
+            unique: As in a submit: ``{"key": "all", "while": "active", "on_conflict": "existing"}``.
+            isolation: ``process`` runs it in a child process, which is killed when its time is over.
+            backend: ``asyncio`` for an ``async def`` that awaits what needs an asyncio loop.
         Raises:
             ValueError: The type has a handler already, or a value is not allowed.
             TypeError: The function cannot be called with JSON.
@@ -260,6 +143,8 @@ class TaskQueue:
                 type=type,
                 function=function,
                 is_async=inspect.iscoroutinefunction(function),
+                backend=backend,
+                runs=_runs(type, function, isolation, backend),
                 defaults=_defaults(
                     type,
                     timeout=timeout,
@@ -267,6 +152,8 @@ class TaskQueue:
                     queue=queue,
                     priority=priority,
                     result_ttl=result_ttl,
+                    tags=tags,
+                    unique=unique,
                     retry=retry,
                 ),
                 timeout_given=timeout is not None,
@@ -279,6 +166,85 @@ class TaskQueue:
             return function
 
         return register
+
+    def schedule(
+        self,
+        cron: str | None = None,
+        *,
+        every: float | None = None,
+        tz: str | None = None,
+        name: str | None = None,
+        type: str | None = None,
+        payload: object = None,
+        **fields: object,
+    ) -> Callable[[F], F]:
+        """Have a server make a task for the handler below at each tick, from its next start on.
+
+        Put it above ``@task``, any number of times under different names. A server that starts makes the
+        schedule, or gives it this definition; one that was paused stays so, and one that is taken out of
+        the program goes on until it is deleted.
+
+        Args:
+            cron: Five fields, or ``@daily`` and the like; or *every*, in seconds.
+            tz: The IANA zone of *cron*; without it, UTC.
+            name: Of the schedule; without it, the type.
+            type: Where the handler does several types, or any: which of them the task is to be.
+            payload: Anything that JSON can hold.
+            fields: ``overlap`` and ``misfire_grace``, and what a submit takes, such as ``priority``.
+        Raises:
+            ValueError: A value is not allowed, the name is taken, or the function below is no handler.
+        """
+        said = {"cron": cron, "tz": tz, "every": every, **fields, "payload": payload}
+
+        def register(function: F) -> F:
+            wanted = type or self._type_of(function)
+            scheduled = self._scheduled(name or wanted, {**said, "type": wanted})
+            if self.handler(wanted).function is not function:
+                raise ValueError(f"schedule {scheduled.name!r}: type {wanted!r} has another handler")
+            if scheduled.name in self._schedules:
+                raise ValueError(f"schedule {scheduled.name!r} is there already: give this one another name")
+            self._schedules[scheduled.name] = scheduled
+            return function
+
+        return register
+
+    def _type_of(self, function: Callable[..., Any]) -> str:
+        types = sorted(type for type, handler in self._handlers.items() if handler.function is function)
+        if len(types) != 1:
+            shown = getattr(function, "__qualname__", repr(function))
+            found = f"it does {', '.join(types)}: say which by type" if types else "put it above @task"
+            raise ValueError(f"schedule of {shown}: {found}")
+        return types[0]
+
+    def _scheduled(self, name: str, said: dict[str, object]) -> Scheduled:
+        """The schedule that is asked for, checked by the same rules as one that comes by HTTP."""
+        try:
+            check_name("name", name)
+            given = {field: value for field, value in said.items() if value is not None}
+            request = read_schedule(msgspec.json.encode(given))
+            task = self.new_task(submit_of(request), new_id=TaskId(name), now=0)
+            make_spec(request, task, known=None, now=0)
+        except (InvalidInput, TypeError) as fault:
+            raise ValueError(f"schedule {name!r}: {fault}") from None
+        return Scheduled(name, request)
+
+    def types_that_run(self, runs: Runs) -> tuple[str, ...]:
+        """The types whose handlers run there, sorted."""
+        every = [*self._handlers.values(), *([self._fallback] if self._fallback else [])]
+        return tuple(sorted(handler.type for handler in every if handler.runs is runs))
+
+    def runs(self, type: str) -> Runs:
+        """Where the handler of *type* runs; TRIO if there is none here."""
+        handler = self._handlers.get(type) or self._fallback
+        return Runs.TRIO if handler is None else handler.runs
+
+    def without_processes(self) -> TaskQueue:
+        """The same handlers, those in processes run as they would without their isolation: for tests."""
+        here = TaskQueue()
+        here._handlers = {type: _without_process(handler) for type, handler in self._handlers.items()}
+        here._fallback = self._fallback and _without_process(self._fallback)
+        here._schedules = self._schedules
+        return here
 
     def handler(self, type: str) -> Handler:
         """The handler of *type*. Raises UnknownType, naming those there are."""
@@ -312,28 +278,35 @@ class TaskQueue:
         return task
 
 
-def _defaults(
-    type: str,
-    *,
-    timeout: float | None,
-    max_attempts: int,
-    queue: str,
-    priority: int | str,
-    result_ttl: float | None,
-    retry: RetryPolicy | None,
-) -> TypeDefaults:
-    """The defaults of a type, checked by the same rules as a submit that says them."""
-    request = SubmitRequest(
-        type="any" if type == "*" else type,
-        queue=queue,
-        priority=priority,
-        timeout=timeout,
-        max_attempts=max_attempts,
-        result_ttl=result_ttl,
-    )
-    base = TypeDefaults(retry=retry or RetryPolicy())
+def _runs(type: str, function: Callable[..., Any], isolation: Isolation | None, backend: Backend) -> Runs:
+    is_async = inspect.iscoroutinefunction(function)
+    if isolation not in (None, "thread", "process"):
+        raise ValueError(f"handler of {type!r}: isolation is thread or process, not {isolation!r}")
+    if backend not in ("trio", "asyncio"):
+        raise ValueError(f"handler of {type!r}: backend is trio or asyncio, not {backend!r}")
+    if backend == "asyncio" and not is_async:
+        raise ValueError(f"handler of {type!r}: backend is for an async def: a def needs no loop")
+    if isolation == "process":
+        return Runs.PROCESS
+    if not is_async:
+        return Runs.THREAD
+    if isolation == "thread":
+        raise ValueError(f"handler of {type!r}: an async def runs on a loop, not in a thread of its own")
+    return Runs.ASYNCIO if backend == "asyncio" else Runs.TRIO
+
+
+def _without_process(handler: Handler) -> Handler:
+    if handler.runs is not Runs.PROCESS:
+        return handler
+    return dataclasses.replace(handler, runs=_runs(handler.type, handler.function, None, handler.backend))
+
+
+def _defaults(type: str, **given: object) -> TypeDefaults:
+    """The defaults of a type, *given* as in a submit and read by the same rules."""
+    body = {name: value for name, value in given.items() if value is not None}
     try:
-        checked = new_task(request, base, new_id=TaskId("any"), now=0)
+        request = decode_submit(msgspec.json.encode({"type": "any" if type == "*" else type, **body}))
+        checked = new_task(request, TypeDefaults(), new_id=TaskId("any"), now=0)
     except InvalidInput as fault:
         raise ValueError(f"handler of {type!r}: {fault.message}") from None
     return TypeDefaults(
@@ -343,4 +316,5 @@ def _defaults(
         max_attempts=checked.max_attempts,
         retry=checked.retry,
         result_ttl_ms=checked.result_ttl_ms,
+        options=checked.options,
     )

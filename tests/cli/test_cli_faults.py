@@ -55,7 +55,7 @@ def test_a_store_that_cannot_be_opened_is_refused(tmp_path: Path, url: str, said
         (["serve", "--wrkers", "3"], "No such option '--wrkers'"),
         (
             ["serve", "--workers", "none"],
-            "--workers: 'none' is not allowed: it must be an integer from 1 to 1000",
+            "--workers: 'none' is not allowed: it must be an integer from 1 to 1000, or two as MIN:MAX",
         ),
         (["serve", "--bind", "0.0.0.0:80"], "tq has no API keys yet"),
         (["sreve"], "No such command 'sreve'"),

@@ -7,6 +7,7 @@ import pytest
 
 from tq.config import SETTINGS, Address, Config, format_duration, load_config, parse_duration
 from tq.core.errors import InvalidInput
+from tq.core.workers import WorkerRange
 
 
 def load(
@@ -21,7 +22,7 @@ def test_defaults_are_those_of_the_original(tmp_path: Path) -> None:
     assert load(tmp_path) == Config(
         bind=Address("127.0.0.1", 8080),
         store="sqlite:///./tq.db",
-        workers=5,
+        workers=WorkerRange(5, 5),
         timeout_ms=5_000,
         grace_ms=10_000,
         buffer=100,
@@ -35,12 +36,20 @@ def test_flag_wins_over_variable_over_file_over_default(tmp_path: Path) -> None:
     toml = "workers = 2\ntimeout = '2s'\ngrace = 2.5\n"
     flags = {"workers": "4", "timeout": None}
     config = load(tmp_path, flags, toml=toml, TQ_WORKERS="3", TQ_TIMEOUT="3s")
-    assert (config.workers, config.timeout_ms, config.grace_ms, config.buffer) == (4, 3_000, 2_500, 100)
+    assert config.workers == WorkerRange(4, 4)
+    assert (config.timeout_ms, config.grace_ms, config.buffer) == (3_000, 2_500, 100)
 
 
 def test_an_empty_variable_is_not_set_and_an_unknown_one_is_none_of_ours(tmp_path: Path) -> None:
     # Kubernetes puts TQ_PORT and the like into every pod beside a service named tq.
-    assert load(tmp_path, TQ_WORKERS="", TQ_PORT="tcp://10.0.0.1:80", PATH="x").workers == 5
+    assert load(tmp_path, TQ_WORKERS="", TQ_PORT="tcp://10.0.0.1:80", PATH="x").workers == WorkerRange(5, 5)
+
+
+def test_workers_are_one_number_or_two(tmp_path: Path) -> None:
+    assert load(tmp_path, {"workers": "2:8"}).workers == WorkerRange(2, 8)
+    assert load(tmp_path, {"workers": "1:1000"}).workers == WorkerRange(1, 1000)
+    assert load(tmp_path, toml="workers = '3:3'").workers == WorkerRange(3, 3)
+    assert [str(WorkerRange(*each)) for each in ((2, 8), (3, 3))] == ["2:8", "3"]
 
 
 @pytest.mark.parametrize(
@@ -49,7 +58,7 @@ def test_an_empty_variable_is_not_set_and_an_unknown_one_is_none_of_ours(tmp_pat
         ("wrkers = 3", "tq.toml: unknown key 'wrkers': it must be one of bind, store, workers"),
         (
             "workers = 'many'",
-            "workers in tq.toml: 'many' is not allowed: it must be an integer from 1 to 1000",
+            "workers in tq.toml: 'many' is not allowed: it must be an integer from 1 to 1000, or",
         ),
         ("workers = true", "tq.toml: workers must be a text or a number"),
         ("[server]\nworkers = 1", "tq.toml: unknown key 'server'"),
@@ -74,7 +83,12 @@ def test_a_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     [
         ("workers", "0", "it must be an integer from 1 to 1000"),
         ("workers", "1001", "it must be an integer from 1 to 1000"),
-        ("workers", "1:5", "a range MIN:MAX is not supported yet: give one number"),
+        ("workers", "8:2", "MIN is over MAX"),
+        ("workers", "0:5", "it must be an integer from 1 to 1000, or two as MIN:MAX"),
+        ("workers", "1:1001", "it must be an integer from 1 to 1000, or two as MIN:MAX"),
+        ("workers", "2:", "it must be an integer from 1 to 1000, or two as MIN:MAX"),
+        ("workers", ":8", "it must be an integer from 1 to 1000, or two as MIN:MAX"),
+        ("workers", "1:2:3", "it must be an integer from 1 to 1000, or two as MIN:MAX"),
         ("workers", "٣", "it must be an integer from 1 to 1000"),
         ("timeout", "0", "it must be a duration from 1ms to 7d, as in 5, 500ms, 5m or 1h"),
         ("timeout", "8d", "it must be a duration from 1ms to 7d, as in 5, 500ms, 5m or 1h"),

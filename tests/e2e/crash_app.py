@@ -11,8 +11,8 @@ import sys
 import trio
 
 import tq.cli.serving  # noqa: F401  imported before the wait, not after it
-from tq.core.retry import RetryPolicy
-from tq.handlers import Context, TaskQueue
+from tq.context import Context
+from tq.handlers import TaskQueue
 
 app = TaskQueue()
 _runs = os.open("runs", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
@@ -38,7 +38,7 @@ def thread(ctx: Context) -> None:
     _note(ctx)
 
 
-@app.task("second_try", retry=RetryPolicy(base_ms=10, jitter=0.0))
+@app.task("second_try", retry={"base": 0.01, "jitter": 0})
 async def second_try(ctx: Context) -> None:
     _note(ctx)
     if ctx.attempt == 1:

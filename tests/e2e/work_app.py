@@ -6,8 +6,8 @@ import threading
 
 import trio
 
-from tq.core.retry import RetryPolicy
-from tq.handlers import Context, TaskQueue
+from tq.context import Context
+from tq.handlers import TaskQueue
 
 app = TaskQueue()
 
@@ -31,7 +31,7 @@ async def fail() -> None:
     raise ValueError("as the test wants it")
 
 
-@app.task("fail_for_now", retry=RetryPolicy(base_ms=3_600_000, jitter=0.0))
+@app.task("fail_for_now", retry={"base": 3600, "jitter": 0})
 async def fail_for_now() -> None:
     raise ValueError("not yet")
 

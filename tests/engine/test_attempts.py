@@ -10,10 +10,12 @@ import trio
 import trio.testing
 
 from tq.clock import SystemClock, run_in_thread
+from tq.context import Cancel, Context, Retry, Snooze
 from tq.core.events import AttemptFinished, AttemptOverran, Event
 from tq.core.task import Reason, State, Task
-from tq.engine.server import Server, Settings, run_server
-from tq.handlers import Cancel, Context, Retry, Snooze, TaskQueue
+from tq.engine.server import Server, Settings
+from tq.engine.services import run_server
+from tq.handlers import TaskQueue
 from tq.storage.memory import MemoryStore
 from tq.testing import EPOCH_MS, finished, open_server, refuse_exit, submit
 
@@ -398,7 +400,7 @@ async def test_handler_that_never_stops_is_concluded_and_keeps_its_worker(
         assert task.finished_at is not None
         assert 7_000 <= task.finished_at - EPOCH_MS <= 7_250
         assert [event for event in seen if isinstance(event, AttemptOverran)] == [
-            AttemptOverran(at=task.finished_at, task_id=task.id, type="stubborn", worker=1)
+            AttemptOverran(at=task.finished_at, task_id=task.id, type="stubborn", queue="default", worker=1)
         ]
         waits = await submit(server, type="quick")
         await trio.sleep(60)

@@ -9,11 +9,11 @@ import trio.testing
 from tq.core.events import Event, TaskReleased, TaskStarted
 from tq.core.task import State, TaskId
 from tq.core.wire import SubmitRequest
+from tq.engine.pool import Pool
 from tq.engine.server import Settings
-from tq.engine.worker import Pool
 from tq.handlers import TaskQueue
 from tq.storage.memory import MemoryStore
-from tq.testing import FaultyStore, finished, open_server, submit
+from tq.testing import FaultyStore, VirtualClock, finished, open_server, submit
 
 
 @pytest.mark.parametrize(
@@ -32,13 +32,16 @@ from tq.testing import FaultyStore, finished, open_server, submit
 def test_room_is_free_workers_and_what_they_get_through_in_50_ms(
     mean_ms: float | None, handed: int, room: int
 ) -> None:
-    pool = Pool(size=5, buffer=100, mean_ms=mean_ms)
+    pool = Pool(5, 5, buffer=100, clock=VirtualClock())
+    if mean_ms is not None:
+        pool.measured(mean_ms)
     pool.handed.extend([0.0] * handed)
     assert pool.room_for() == room
 
 
 def test_claim_pays_once_half_of_what_may_lie_ahead_is_gone() -> None:
-    pool = Pool(size=5, buffer=100, mean_ms=0.05)
+    pool = Pool(5, 5, buffer=100, clock=VirtualClock())
+    pool.measured(0.05)
     worth = []
     for handed in (0, 49, 50, 51, 100):
         pool.handed.clear()

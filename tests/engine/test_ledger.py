@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -184,3 +184,37 @@ async def test_bug_in_the_store_ends_the_ledger_and_answers_everybody(
             nursery.start_soon(ask)
             nursery.start_soon(desk.ledger.run)
     assert answers == [ShuttingDown]
+
+
+async def test_what_a_caller_tells_comes_right_behind_its_own_ops(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    told: list[str] = []
+    ledger = Ledger(
+        MemoryStore(),
+        clock=VirtualClock(),
+        run_sync=run_slowly,
+        on_commit=lambda batch, replies: told.extend(
+            op.task.id for op in batch if isinstance(op, ops.Submit)
+        ),
+        emit=lambda event: None,
+    )
+
+    def tell(replies: Sequence[object]) -> None:
+        told.append(f"told {len(replies)}")
+
+    async def ask(name: str) -> None:
+        await ledger.ask_each([ops.Submit(a_task(name))], told=tell if name == "b" else None)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ledger.run)
+        async with trio.open_nursery() as callers:
+            for name in ("first", "a", "b", "c"):
+                callers.start_soon(ask, name)
+                await trio.sleep(0.1)
+            # What commits now has not been told, and waiting for it is over when it is.
+            await ledger.wait_told()
+            assert told == ["first"]
+        await ledger.wait_told()
+        nursery.cancel_scope.cancel()
+    assert told == ["first", "a", "b", "told 1", "c"]

@@ -10,12 +10,14 @@ import pytest
 import trio
 import trio.testing
 
+from tq.context import Context
 from tq.core.errors import ShuttingDown, StorageUnavailable
 from tq.core.events import AttemptFinished, Event, ServerDraining, ServerStopped, TaskReleased
 from tq.core.task import State, TaskId
 from tq.core.wire import SubmitRequest
-from tq.engine.server import ExitReport, Phase, Server, Settings, run_server
-from tq.handlers import Context, TaskQueue
+from tq.engine.server import Phase, Server, Settings
+from tq.engine.services import ExitReport, run_server
+from tq.handlers import TaskQueue
 from tq.storage.memory import MemoryStore
 from tq.testing import FaultyStore, VirtualClock, finished, open_server, refuse_exit, run_inline, submit
 

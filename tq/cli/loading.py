@@ -18,6 +18,8 @@ APP_MODULES: Final = ("app", "tasks")
 def load_app(target: str | None, folder: Path) -> TaskQueue:
     """The TaskQueue that *target*, ``module:name`` or ``module``, names; None looks for one in *folder*.
 
+    It knows its own reference, so that another process can import it.
+
     Raises:
         Fault: There is none. If the user's own code raised, its traceback has been written to stderr.
     """
@@ -25,36 +27,40 @@ def load_app(target: str | None, folder: Path) -> TaskQueue:
         sys.path.insert(0, str(folder))
     queue: object
     if target is None:
-        queue, where = _find_app(folder)
+        queue, where, reference = _find_app(folder)
     else:
         module_name, _, attribute = target.partition(":")
         if module_name.endswith(".py") or "/" in module_name:
             raise _no_app(f"{target!r} looks like a file: name a module, as in tasks:app")
         where = target
         module = _import(module_name)
-        queue = _attribute(module, attribute) if attribute else _first(module)
+        attribute = attribute or _first(module) or ""
+        queue = _attribute(module, attribute) if attribute else None
+        reference = f"{module_name}:{attribute}"
     if not isinstance(queue, TaskQueue):
         what = "nothing" if queue is None else f"a {type(queue).__name__}"
         raise _no_app(f"{where} is {what}, not a TaskQueue: name one, as in tasks:app")
     if queue.types == ():
         raise _no_app(f"{where} has no handlers: add some with @app.task(…)")
+    queue.reference = reference
     return queue
 
 
-def _find_app(folder: Path) -> tuple[TaskQueue, str]:
+def _find_app(folder: Path) -> tuple[object, str, str]:
     for name in APP_MODULES:
         if (folder / f"{name}.py").is_file():
-            queue = _first(_import(name))
-            if queue is not None:
-                return queue, f"{name}.py"
+            module = _import(name)
+            attribute = _first(module)
+            if attribute is not None:
+                return _attribute(module, attribute), f"{name}.py", f"{name}:{attribute}"
     raise _no_app(
         "no TaskQueue in app.py or tasks.py of this directory: name one, as in `tq serve tasks:app`"
         " (or try `tq demo`)"
     )
 
 
-def _first(module: ModuleType) -> TaskQueue | None:
-    return next((value for value in vars(module).values() if isinstance(value, TaskQueue)), None)
+def _first(module: ModuleType) -> str | None:
+    return next((name for name, value in vars(module).items() if isinstance(value, TaskQueue)), None)
 
 
 def _attribute(module: ModuleType, path: str) -> object:

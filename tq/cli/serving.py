@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import signal
@@ -22,7 +23,9 @@ from tq.cli.exits import Exit, Fault
 from tq.clock import SystemClock, run_in_thread
 from tq.config import Address, Config, format_duration
 from tq.core.errors import StorageError
-from tq.engine.server import Server, Settings, run_server
+from tq.engine.processes import python_child
+from tq.engine.server import Server, Settings
+from tq.engine.services import run_server
 from tq.handlers import TaskQueue
 from tq.logs import Log, open_log, route_libraries
 from tq.storage.store import Store, open_store
@@ -63,7 +66,8 @@ def _open_store(config: Config) -> Store:
 async def _serve(
     queue: TaskQueue, store: Store, sockets: list[socket.socket], config: Config, log: Log
 ) -> None:
-    threads = trio.CapacityLimiter(config.workers)
+    # Each thread is a worker's, so the pool is the limit; trio's own of 40 would be another.
+    threads = trio.CapacityLimiter(math.inf)
 
     async def run_handler(function: Callable[[], T], /) -> T:
         return await trio.to_thread.run_sync(function, limiter=threads)
@@ -72,7 +76,8 @@ async def _serve(
         queue,
         store,
         settings=Settings(
-            workers=config.workers,
+            workers=config.workers.minimum,
+            workers_max=config.workers.maximum,
             buffer=config.buffer,
             timeout_s=config.timeout_ms / 1000,
             grace_s=config.grace_ms / 1000,
@@ -82,8 +87,10 @@ async def _serve(
         run_sync=run_in_thread,
         run_handler=run_handler,
         emit=log.event,
+        spawn=None if queue.reference is None else python_child(queue.reference),
     )
-    front_door = partial(serve_http, make_app(server), sockets, draining=server.draining)
+    app = make_app(server, secrets=random.SystemRandom())
+    front_door = partial(serve_http, app, sockets, draining=server.draining)
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
             run = partial(run_server, server, front_door=front_door, signals=signals, exit_now=os._exit)

@@ -4,22 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from random import Random
 from typing import Final
 
 import trio
 
 from tq.clock import Clock
+from tq.core import ops
 from tq.core.errors import StorageUnavailable, TqError
 from tq.core.events import AttemptFinished, Event, LeaseRefused
 from tq.core.ops import AnyOp, Finish, Finished, Release, Reply
-from tq.core.task import AttemptError, Cancel, Failure, Outcome, Reason, Snooze, State, Success, verdict
+from tq.core.task import (
+    AttemptError,
+    Cancel,
+    Crash,
+    Expired,
+    Failure,
+    Outcome,
+    Reason,
+    Snooze,
+    State,
+    Success,
+    deadline_passed,
+    expiry,
+    verdict,
+)
 from tq.engine.backoff import Backoff
 from tq.engine.ledger import Ledger
-from tq.engine.worker import Result
+from tq.engine.notes import take_all
+from tq.engine.pool import Result
 
 COLLECT_MAX: Final = 200
-"""Results recorded in one transaction."""
+"""Results recorded in one transaction, each with at most one note."""
 
 
 class Collector:
@@ -67,21 +84,37 @@ class Collector:
 
     async def record(self, batch: Sequence[Result]) -> None:
         """Record *batch*, waiting for the store as long as that takes."""
-        ops = [self._op_of(result) for result in batch]
+        ends = [self._op_of(result) for result in batch]
         while True:
+            # What an attempt told last goes before its end, which ends its right to tell.
+            taken = take_all(result.notes for result in batch if result.notes is not None)
+            notes: list[AnyOp] = [note for _, note in taken]
             try:
-                replies = await self._ledger.ask_each(ops)
+                # What is told of an end is told with it, before any later change of the same task.
+                told = partial(self._tell_all, batch, ends)
+                await self._ledger.ask_each([*notes, *ends], told=told)
                 break
             except StorageUnavailable:
+                for whose, note in taken:
+                    whose.put_back(note, is_last=True)
                 await self._backoff.wait()
         self._backoff.reset()
-        for result, op, reply in zip(batch, ops, replies, strict=True):
+
+    def _tell_all(
+        self, batch: Sequence[Result], ends: Sequence[AnyOp], replies: Sequence[Reply | TqError]
+    ) -> None:
+        for result, op, reply in zip(batch, ends, replies[-len(ends) :], strict=True):
             self._tell(result, op, reply)
 
     def _op_of(self, result: Result) -> AnyOp:
         lease, outcome = result.lease, result.outcome
         if outcome is None:
             return Release(lease.task_id, lease.generation)
+        error = _error_of(result, outcome)
+        if isinstance(outcome, Crash):
+            assert error is not None
+            return ops.Crash(lease.task_id, lease.generation, error)
+        began = not isinstance(outcome, Expired)
         fate = verdict(outcome, lease, now=result.ended_at, chance=self._random.random())
         return Finish(
             task_id=lease.task_id,
@@ -90,10 +123,10 @@ class Collector:
             reason=fate.reason,
             run_at=fate.run_at,
             result=outcome.result if isinstance(outcome, Success) else None,
-            error=_error_of(result, outcome),
-            started_at=result.started_at,
-            worker=result.worker,
-            burns=not isinstance(outcome, Snooze),
+            error=error,
+            started_at=result.started_at if began else None,
+            worker=result.worker if began else None,
+            burns=not isinstance(outcome, Snooze | Expired),
         )
 
     def _tell(self, result: Result, op: AnyOp, reply: Reply | TqError) -> None:
@@ -103,41 +136,58 @@ class Collector:
                 LeaseRefused(at=self._clock.now_ms(), task_id=lease.task_id, generation=lease.generation)
             )
         elif isinstance(reply, Finished):
-            assert isinstance(op, Finish)
-            failed = isinstance(result.outcome, Failure)
-            self._emit(
-                AttemptFinished(
-                    at=result.ended_at,
-                    task_id=lease.task_id,
-                    type=lease.type,
-                    queue=lease.queue,
-                    state=reply.state,
-                    reason=op.reason if reply.state is op.state else Reason.USER,
-                    attempt=lease.attempt,
-                    worker=result.worker,
-                    duration_ms=result.ended_at - result.started_at,
-                    wait_ms=max(0, result.started_at - lease.run_at),
-                    error_code=op.error.type if failed and op.error else None,
-                    retry_at=op.run_at if reply.state is State.RETRYING else None,
-                )
-            )
+            assert isinstance(op, Finish | ops.Crash)
+            self._emit(_finished(result, op, reply))
+
+
+def _finished(result: Result, op: Finish | ops.Crash, reply: Finished) -> AttemptFinished:
+    lease = result.lease
+    failed = isinstance(result.outcome, Failure | Crash)
+    return AttemptFinished(
+        at=result.ended_at,
+        task_id=lease.task_id,
+        type=lease.type,
+        queue=lease.queue,
+        state=reply.state,
+        reason=_reason(op, reply),
+        attempt=lease.attempt,
+        worker=result.worker,
+        duration_ms=result.ended_at - result.started_at,
+        wait_ms=max(0, result.started_at - lease.run_at),
+        error_code=op.error.type if failed and op.error else None,
+        retry_at=op.run_at if isinstance(op, Finish) and reply.state is State.RETRYING else None,
+    )
+
+
+def _reason(op: Finish | ops.Crash, reply: Finished) -> Reason | None:
+    if isinstance(op, Finish):
+        return reply.reason or op.reason
+    return reply.reason or (Reason.POISON if reply.state is State.FAILED else Reason.INTERRUPTED)
 
 
 def _error_of(result: Result, outcome: Outcome) -> AttemptError | None:
     """The history entry of an attempt that did not succeed, or that cancelled its task and says why."""
+    attempt, at = result.lease.attempt, result.ended_at
+    duration_ms = at - result.started_at
     match outcome:
         case Failure():
-            reason, type, message = outcome.reason, outcome.type, outcome.message
+            return AttemptError(
+                attempt=attempt,
+                at=at,
+                reason=outcome.reason,
+                type=outcome.type,
+                message=outcome.message,
+                traceback=outcome.traceback,
+                duration_ms=duration_ms,
+                frame=outcome.frame,
+            )
         case Cancel() if outcome.message:
-            reason, type, message = Reason.USER, "Cancel", outcome.message
+            return AttemptError(attempt, at, Reason.USER, "Cancel", outcome.message, duration_ms=duration_ms)
+        case Crash():
+            return AttemptError(
+                attempt, at, Reason.INTERRUPTED, "ProcessDied", outcome.message, duration_ms=duration_ms
+            )
+        case Expired() if expiry(result.lease.options, at).state is State.FAILED:
+            return deadline_passed(attempt - 1, at)
         case _:
             return None
-    return AttemptError(
-        attempt=result.lease.attempt,
-        at=result.ended_at,
-        reason=reason,
-        type=type,
-        message=message,
-        traceback=outcome.traceback if isinstance(outcome, Failure) else None,
-        duration_ms=result.ended_at - result.started_at,
-    )

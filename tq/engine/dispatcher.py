@@ -13,13 +13,14 @@ from typing import Final
 
 import trio
 
+from tq.clock import Clock
 from tq.core.errors import StorageUnavailable
-from tq.core.ops import CLAIM_LIMIT_MAX, AnyOp, Claim, Release
+from tq.core.ops import CLAIM_LIMIT_MAX, AnyOp, Claim, Claimed, Release
 from tq.core.task import Lease, ServerId
 from tq.engine.backoff import Backoff
 from tq.engine.bell import Bell
 from tq.engine.ledger import Ledger
-from tq.engine.worker import RECALL_MS, Pool
+from tq.engine.pool import RECALL_MS, Pool
 
 POLL_S: Final = 1.0
 """A claim is tried this often even if no bell rang: bells save time, they are not needed for liveness."""
@@ -41,6 +42,7 @@ class Dispatcher:
         types: tuple[str, ...] | None,
         hand_over: trio.MemorySendChannel[Lease],
         inbox: trio.MemoryReceiveChannel[Lease],
+        clock: Clock,
         backoff: Backoff,
     ) -> None:
         self._ledger = ledger
@@ -50,6 +52,7 @@ class Dispatcher:
         self._types = types
         self._hand_over = hand_over
         self._inbox = inbox
+        self._clock = clock
         self._backoff = backoff
         self._recalled: list[Lease] = []
 
@@ -62,20 +65,26 @@ class Dispatcher:
                     continue
                 self._pending.silence()
                 asked = min(self._pool.room_for(), CLAIM_LIMIT_MAX)
-                if await self.dispatch_once(asked) < asked:
-                    await self._wait_rung(self._pending, patience_s=POLL_S)
+                claimed = await self.dispatch_once(asked)
+                if len(claimed.leases) < asked:
+                    await self._wait_rung(self._pending, patience_s=self._patience_s(claimed))
                 self._backoff.reset()
             except StorageUnavailable:
                 await self._backoff.wait()
 
-    async def dispatch_once(self, limit: int) -> int:
-        """Claim up to *limit* tasks and hand them over; how many it were."""
-        leases = await self._ledger.ask(Claim(server=self._server, types=self._types, limit=limit))
-        now = trio.current_time()
-        for lease in leases:
-            self._pool.handed.append(now)
+    def _patience_s(self, claimed: Claimed) -> float:
+        """How long to wait for a bell: a rate lets the next task through without one."""
+        if claimed.again_at is None:
+            return POLL_S
+        return min(POLL_S, max(0, claimed.again_at - self._clock.now_ms()) / 1000)
+
+    async def dispatch_once(self, limit: int) -> Claimed:
+        """Claim up to *limit* tasks and hand them over; what the claim was answered."""
+        claimed = await self._ledger.ask(Claim(server=self._server, types=self._types, limit=limit))
+        for lease in claimed.leases:
             self._hand_over.send_nowait(lease)
-        return len(leases)
+        self._pool.handed_over(len(claimed.leases))
+        return claimed
 
     async def _wait_rung(self, bell: Bell, *, patience_s: float = math.inf) -> None:
         """Return when *bell* rings, after *patience_s*, or after recalling what lay too long."""
@@ -100,7 +109,7 @@ class Dispatcher:
         with suppress(trio.WouldBlock, trio.EndOfChannel):
             while True:
                 self._recalled.append(self._inbox.receive_nowait())
-        self._pool.recalled(len(self._recalled) - before)
+        self._pool.recalled(self._recalled[before:])
         releases: list[AnyOp] = [Release(lease.task_id, lease.generation) for lease in self._recalled]
         if releases:
             await self._ledger.ask_each(releases)

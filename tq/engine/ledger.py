@@ -21,6 +21,7 @@ from tq.storage.store import Store
 
 R = TypeVar("R")
 OnCommit = Callable[[Sequence[AnyOp], Sequence[Reply | TqError]], None]
+Told = Callable[[Sequence[Reply | TqError]], None]
 
 _AWAY_RETRY_MS: Final = 1_000
 """What a caller is told to wait when the store is away."""
@@ -29,10 +30,11 @@ _AWAY_RETRY_MS: Final = 1_000
 class _Asked:
     """Ops of one caller, and the place for their answer."""
 
-    __slots__ = ("answered", "failure", "ops", "replies")
+    __slots__ = ("answered", "failure", "ops", "replies", "told")
 
-    def __init__(self, ops: Sequence[AnyOp]) -> None:
+    def __init__(self, ops: Sequence[AnyOp], told: Told | None) -> None:
         self.ops = ops
+        self.told = told
         self.answered = trio.Event()
         self.replies: Sequence[Reply | TqError] = ()
         self.failure: TqError | None = None
@@ -64,6 +66,8 @@ class Ledger:
         self._bell = Bell()
         self._closed = False
         self._away_since: int | None = None
+        self._committing: trio.Event | None = None
+        """Set once what commits now has been told."""
 
     @property
     def is_away(self) -> bool:
@@ -84,11 +88,12 @@ class Ledger:
             raise reply
         return cast(R, reply)
 
-    async def ask_each(self, ops: Sequence[AnyOp]) -> Sequence[Reply | TqError]:
+    async def ask_each(self, ops: Sequence[AnyOp], *, told: Told | None = None) -> Sequence[Reply | TqError]:
         """Apply *ops* in one transaction, in order; a reply or a refusal for each.
 
         Args:
             ops: At most BATCH_MAX.
+            told: Called with the replies right after *on_commit*, in the order of the commits.
         Raises:
             StorageUnavailable: None was applied; safe to repeat.
             ShuttingDown: The ledger is closed; none was applied.
@@ -96,7 +101,7 @@ class Ledger:
         assert len(ops) <= BATCH_MAX
         if self._closed:
             raise ShuttingDown("the server has stopped: try another or later")
-        asked = _Asked(ops)
+        asked = _Asked(ops, told)
         self._waiting.append(asked)
         self._bell.ring()
         with trio.CancelScope(shield=True):
@@ -104,6 +109,11 @@ class Ledger:
         if asked.failure is not None:
             raise asked.failure
         return asked.replies
+
+    async def wait_told(self) -> None:
+        """Return when all that a store can show by now has been told: at once if nothing commits."""
+        if self._committing is not None:
+            await self._committing.wait()
 
     async def run(self) -> None:
         """Commit what is asked, for ever. Ends only by cancellation; what then waits is refused."""
@@ -122,6 +132,7 @@ class Ledger:
     async def _commit_group(self) -> None:
         group = self._take_group()
         ops = group[0].ops if len(group) == 1 else [op for asked in group for op in asked.ops]
+        self._committing = committing = trio.Event()
         try:
             replies = await self._run_sync(partial(self._store.apply, ops, self._clock.now_ms()))
         except StorageUnavailable as failure:
@@ -134,14 +145,35 @@ class Ledger:
             # A bug, or the end of the server: nobody may be left waiting behind a shield.
             self._waiting = group + self._waiting
             raise
-        self._note_back()
-        self._on_commit(ops, replies)
-        start = 0
+        else:
+            self._note_back()
+            self._tell(group, ops, replies)
+        finally:
+            self._committing = None
+            committing.set()
+
+    def _tell(
+        self, group: Sequence[_Asked], ops: Sequence[AnyOp], replies: Sequence[Reply | TqError]
+    ) -> None:
+        """Spread the news of one commit, what callers tell of their own ops right behind those."""
+        start = spread = 0
         for asked in group:
-            end = start + len(asked.ops)
-            asked.replies = replies[start:end]
-            asked.answered.set()
-            start = end
+            asked.replies = replies[start : start + len(asked.ops)]
+            start += len(asked.ops)
+        try:
+            start = 0
+            for asked in group:
+                start += len(asked.ops)
+                if asked.told is not None:
+                    self._on_commit(ops[spread:start], replies[spread:start])
+                    asked.told(asked.replies)
+                    spread = start
+            if spread < len(ops):
+                self._on_commit(ops[spread:], replies[spread:])
+        finally:
+            # A bug in the telling undoes nothing: the server ends, and nobody may be left behind a shield.
+            for asked in group:
+                asked.answered.set()
 
     def _take_group(self) -> list[_Asked]:
         size = count = 0

@@ -1,47 +1,38 @@
-"""One tq process: the root nursery that starts every service in order and stops them in order.
+"""What a server can be asked: the one object that the HTTP surface talks to.
 
-`Server` is what the HTTP surface talks to; `run_server` is its life.
+How its services start and stop is in `tq.engine.services`.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from random import Random
-from typing import Any, Final
+from typing import TypeVar
 
 import trio
 from msgspec.structs import replace
 
 from tq.clock import Clock, IdMaker, RunSync
-from tq.core import ops
 from tq.core.errors import Overloaded, ShuttingDown, StorageUnavailable, TqError
-from tq.core.events import Event, ServerDraining, ServerStarted, ServerStopped
-from tq.core.ops import GetStats, GetTask, Stats, Submit, SubmitMany, Submitted
-from tq.core.task import FINAL, Lease, NewTask, ServerId, State, Task, TaskId
+from tq.core.events import Event, WorkersResized
+from tq.core.ops import Op, RequestKey, Schedule, Submit, SubmitMany, Submitted
+from tq.core.queries import GetSchedule, GetStats, GetTask, Query, Stats
+from tq.core.requests import ScheduleRequest
+from tq.core.task import FINAL, NewTask, ServerId, State, Task, TaskId
 from tq.core.wire import SubmitRequest
-from tq.engine.backoff import Backoff
-from tq.engine.collector import Collector
-from tq.engine.dispatcher import Dispatcher
+from tq.engine import schedules
 from tq.engine.feed import Feed
 from tq.engine.ledger import Ledger
-from tq.engine.scheduler import run_scheduler
-from tq.engine.sweeper import DEAD_AFTER_MS, recover_all, run_heartbeat, run_sweeper
-from tq.engine.worker import Pool, Result, Stop, Workshop, run_overseer, run_workers
-from tq.handlers import CLEANUP_S, TaskQueue
+from tq.engine.pool import Pool, Stop, Why
+from tq.engine.processes import Spawn
+from tq.engine.watchers import Watchers
+from tq.handlers import Runs, TaskQueue
 from tq.storage.store import Store
 
-RESULTS_BUFFER: Final = 100
-RECORD_S: Final = 2.0
-"""Seconds that the last results have to reach the store at shutdown."""
-
-EXIT_ABORTED: Final = 130
-"""The exit code after a third signal."""
-
-FrontDoor = Callable[..., Awaitable[None]]
+R = TypeVar("R")
 
 
 class Phase(StrEnum):
@@ -54,20 +45,16 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How a server is to work. Seconds."""
+    """How a server is to work. Seconds.
+
+    ``workers`` at least, ``workers_max`` at most; None: as many.
+    """
 
     workers: int = 5
+    workers_max: int | None = None
     buffer: int = 100
     timeout_s: float = 5.0
     grace_s: float = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class ExitReport:
-    """How a shutdown went: *released* tasks went back to wait, *stuck* handlers never stopped."""
-
-    released: int
-    stuck: int
 
 
 class Server:
@@ -77,6 +64,9 @@ class Server:
         run_sync: Runs the store's blocking calls: in threads, or inline under virtual time.
         run_handler: Runs handlers that are plain functions.
         emit: Told of every event; must not block.
+        spawn: Starts the child processes of handlers that run in one.
+    Raises:
+        ValueError: A handler needs a process, and there is no *spawn*.
     """
 
     def __init__(
@@ -90,7 +80,13 @@ class Server:
         run_sync: RunSync,
         run_handler: RunSync,
         emit: Callable[[Event], None],
+        spawn: Spawn | None = None,
     ) -> None:
+        in_processes = queue.types_that_run(Runs.PROCESS)
+        if in_processes and spawn is None:
+            raise ValueError(
+                f"type {', '.join(in_processes)}: isolation=process needs an app that a child can import"
+            )
         self.queue = queue
         self.settings = settings
         self.clock = clock
@@ -100,12 +96,23 @@ class Server:
         self.store = store
         self.run_sync = run_sync
         self.run_handler = run_handler
-        self.emit = emit
+        self.spawn = spawn
         self.new_id = IdMaker(clock, random)
         self.id = ServerId(f"server-{random.getrandbits(64):016x}")
-        self.pool = Pool(size=settings.workers, buffer=settings.buffer)
-        self.feed = Feed(clock, emit)
-        self.feed.stop_running = self._stop_running
+        self.watchers = Watchers(clock, self.id, emit)
+        self.emit = emit = self.watchers.emit
+        self.pool = Pool(
+            settings.workers, settings.workers_max or settings.workers, buffer=settings.buffer, clock=clock
+        )
+        self.pool.told = self._workers_resized
+        self.feed = Feed(
+            clock,
+            emit,
+            on_claim=self.pool.expect,
+            on_pause=self.pool.pause,
+            stop_running=self._stop_running,
+            is_unsettled=lambda: store.unsettled,
+        )
         self.ledger = Ledger(store, clock=clock, run_sync=run_sync, on_commit=self.feed.on_commit, emit=emit)
 
     @property
@@ -114,6 +121,11 @@ class Server:
         if self.draining.is_set():
             return Phase.DRAINING
         return Phase.READY if self.started else Phase.STARTING
+
+    @property
+    def timeout_ms(self) -> int:
+        """How long an attempt may take where neither task nor handler says so."""
+        return round(self.settings.timeout_s * 1000)
 
     # Submitting
 
@@ -127,19 +139,23 @@ class Server:
             request,
             new_id=self.new_id(),
             now=self.clock.now_ms(),
-            timeout_ms=round(self.settings.timeout_s * 1000),
+            timeout_ms=self.timeout_ms,
         )
 
-    async def submit(self, new: NewTask) -> Submitted:
-        """Store *new*; durable when this returns.
+    async def submit(self, new: NewTask, request: RequestKey | None = None) -> Submitted:
+        """Store *new*; durable when this returns. The reply names the task, which may be another one.
 
+        Args:
+            request: What makes this submit repeatable, beside the id.
         Raises:
-            DuplicateTask: Its id belongs to another request.
+            DuplicateTask: Its id belongs to another request, or its unique key to another task.
+            IdempotencyKeyReused: The *request* was another one.
+            InvalidInput, Conflict: A task that it refers to is not there, or cancelled.
             ShuttingDown: Nothing new is taken.
             StorageUnavailable: Nothing was stored; safe to repeat with the same id.
         """
         self._check_open()
-        return await self.ledger.ask(Submit(new))
+        return await self.ledger.ask(Submit(new, request))
 
     async def submit_many(self, new: Sequence[NewTask]) -> tuple[Submitted, ...]:
         """Store all of *new* or nothing. Raises as submit; ``index`` names the first bad one."""
@@ -160,16 +176,56 @@ class Server:
         if self.phase is Phase.DRAINING:
             raise ShuttingDown("this server is shutting down: submit to another, or again later")
 
+    async def change(self, op: Op[R]) -> R:
+        """Apply *op*; durable when this returns. Also while the server drains.
+
+        Raises:
+            TqError: It was refused and changed nothing.
+            StorageUnavailable: Nothing was applied; safe to repeat.
+        """
+        return await self.ledger.ask(op)
+
+    async def put_schedule(self, name: str, request: ScheduleRequest) -> tuple[Schedule, bool]:
+        """Make a schedule, or give it a new definition; as it is now, and whether it was there before.
+
+        Raises:
+            UnknownType, PayloadInvalid, PayloadTooLarge, InvalidInput: What is wrong, naming the field.
+            Conflict: There are too many.
+            StorageUnavailable: Safe to repeat.
+        """
+        known = await self.read(GetSchedule(name))
+        op = schedules.put(
+            self.queue, name, request, known=known, now=self.clock.now_ms(), timeout_ms=self.timeout_ms
+        )
+        if known is not None and known.spec == op.spec:
+            return known, True
+        return await self.ledger.ask(op), known is not None
+
     # Asking
+
+    async def read(self, query: Query[R]) -> R:
+        """What the store answers. Raises StorageUnavailable; safe to repeat."""
+        return await self.run_sync(partial(self.store.read, query))
 
     async def find(self, task_id: TaskId) -> Task | None:
         """The task as it is now, or None."""
-        task = await self.run_sync(partial(self.store.read, GetTask(task_id)))
-        attempt = self.pool.find(task_id) if task is not None and task.state is State.RUNNING else None
-        if task is None or attempt is None or attempt.lease.generation != task.generation:
+        task = await self.read(GetTask(task_id))
+        return None if task is None else self.as_it_runs(task)
+
+    def as_it_runs(self, task: Task) -> Task:
+        """*task* with what is known here only, so that it needs no write of its own: how it runs."""
+        attempt = self.pool.find(task.id) if task.state is State.RUNNING else None
+        if attempt is None or attempt.lease.generation != task.generation:
             return task
-        # Which worker has it is known here only, so that a start needs no write of its own.
-        return replace(task, worker=attempt.worker, started_at=attempt.started_at)
+        task = replace(task, worker=attempt.worker, started_at=attempt.started_at)
+        return task if attempt.notes is None else attempt.notes.added_to(task)
+
+    def cancellable(self, task: Task) -> str | None:
+        """How the attempt that runs can be stopped: ``async``, ``process`` or ``thread``; None: none runs."""
+        if task.state is not State.RUNNING:
+            return None
+        runs = self.queue.runs(task.type)
+        return "async" if runs in (Runs.TRIO, Runs.ASYNCIO) else runs.value
 
     async def wait_final(self, task_id: TaskId, *, timeout_s: float) -> Task | None:
         """The task once it has ended; as it then is after *timeout_s*, or when the server drains."""
@@ -183,7 +239,7 @@ class Server:
 
     async def stats(self) -> Stats:
         """The counters of the store."""
-        return await self.run_sync(partial(self.store.read, GetStats()))
+        return await self.read(GetStats())
 
     async def check_ready(self) -> None:
         """Return if this server takes and does work.
@@ -199,259 +255,25 @@ class Server:
                 "the store is away: this server tries again by itself", retry_after_ms=1_000
             )
 
+    # Workers
+
+    def resize_workers(self, *, minimum: int, maximum: int) -> None:
+        """Have so many workers until this server ends; no attempt is interrupted.
+
+        Args:
+            minimum, maximum: 1 ≤ minimum ≤ maximum ≤ WORKERS_MAX.
+        Raises:
+            ShuttingDown: The workers are about to end.
+        """
+        self._check_open()
+        self.pool.resize(minimum, maximum)
+
+    def _workers_resized(self, why: Why) -> None:
+        self.emit(WorkersResized(at=self.clock.now_ms(), count=len(self.pool.workers), why=why.value))
+
     def _stop_running(self, task_id: TaskId) -> None:
         attempt = self.pool.find(task_id)
-        if attempt is not None:
-            attempt.cancel(Stop.USER, now=self.clock.monotonic())
-
-
-async def run_server(
-    server: Server,
-    *,
-    front_door: FrontDoor | None = None,
-    signals: AsyncIterator[int] | None = None,
-    exit_now: Callable[[int], Any],
-    task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
-) -> ExitReport:
-    """Run *server* until its ``draining`` event, or a signal, stops it; then stop it in order.
-
-    Takes the open store over and closes it. Whatever fails that is not foreseen cancels the root nursery
-    and is raised: what was acknowledged is durable, so a restart is safe.
-
-    Args:
-        front_door: Started with ``nursery.start`` once work is done; must end soon after ``draining``.
-        signals: The first drains, the second cuts the grace short, the third calls *exit_now*.
-        exit_now: Ends the process with a code, at once: after a third signal, and at the end of a
-            shutdown in which a handler cannot be stopped.
-    """
-    services = Services(server)
-    try:
-        async with trio.open_nursery() as root:
-            root.start_soon(server.ledger.run)
-            await services.recover()
-            root.start_soon(services.collector.run)
-            root.start_soon(services.run_workers)
-            root.start_soon(run_overseer, services.shop)
-            root.start_soon(services.run_intake)
-            if signals is not None:
-                root.start_soon(_watch_signals, services, signals, exit_now)
-            server.started = True
-            await root.start(services.run_front_door, front_door)
-            server.emit(
-                ServerStarted(at=server.clock.now_ms(), server=server.id, workers=server.settings.workers)
-            )
-            task_status.started(server)
-            await server.draining.wait()
-            report = await services.drain()
-            if report.stuck:
-                # Their threads, or their shields, would hold the nursery for ever.
-                server.store.close()
-                services.emit_stopped(report)
-                exit_now(0)
-            root.cancel_scope.cancel()
-    finally:
-        server.store.close()
-    if not report.stuck:
-        services.emit_stopped(report)
-    return report
-
-
-async def _watch_signals(
-    services: Services, signals: AsyncIterator[int], exit_now: Callable[[int], Any]
-) -> None:
-    count = 0
-    async for _ in signals:
-        count += 1
-        match count:
-            case 1:
-                services.server.draining.set()
-            case 2:
-                services.hurry.set()
-            case _:
-                exit_now(EXIT_ABORTED)
-
-
-class Services:
-    """The services of one server, wired by their channels, and the order in which they stop.
-
-    hand-over channel (leases) ▶ workers ▶ results channel ▶ collector ▶ ledger.
-    """
-
-    def __init__(self, server: Server) -> None:
-        self.server = server
-        self.hurry = trio.Event()
-        self._intake = trio.CancelScope()
-        self._intake_done = trio.Event()
-        self._workers_done = trio.Event()
-        self._front_door_done = trio.Event()
-        self._hand_over, inbox = trio.open_memory_channel[Lease](server.settings.buffer)
-        self._outbox, results = trio.open_memory_channel[Result | trio.Event](RESULTS_BUFFER)
-        self.shop = Workshop(
-            queue=server.queue,
-            pool=server.pool,
-            clock=server.clock,
-            run_handler=server.run_handler,
-            emit=server.emit,
-            inbox=inbox,
-            outbox=self._outbox,
-        )
-        self._dispatcher = Dispatcher(
-            server.ledger,
-            server.pool,
-            pending=server.feed.pending,
-            server=server.id,
-            types=server.queue.types,
-            hand_over=self._hand_over,
-            inbox=inbox,
-            backoff=Backoff(server.random),
-        )
-        self.collector = Collector(
-            server.ledger, results, clock=server.clock, random=server.random, emit=server.emit
-        )
-
-    # Starting
-
-    async def recover(self) -> None:
-        """Say that this server lives and take back what dead ones ran.
-
-        A store that one process has to itself knows that every other server is dead.
-        """
-        server = self.server
-        await server.ledger.ask(ops.Beat(server.id))
-        now = server.clock.now_ms()
-        dead_before = now + 1 if server.store.exclusive else now - DEAD_AFTER_MS
-        await recover_all(server.ledger, server.id, dead_before=dead_before)
-
-    async def run_intake(self) -> None:
-        """The services that bring work in: the first to stop."""
-        server = self.server
-        shared = not server.store.exclusive
-        with self._intake:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._dispatcher.run)
-                nursery.start_soon(
-                    partial(
-                        run_scheduler,
-                        server.ledger,
-                        server.store,
-                        server.feed,
-                        clock=server.clock,
-                        run_sync=server.run_sync,
-                        backoff=Backoff(server.random),
-                    )
-                )
-                nursery.start_soon(
-                    partial(
-                        run_sweeper,
-                        server.ledger,
-                        server.id,
-                        clock=server.clock,
-                        shared=shared,
-                        backoff=Backoff(server.random),
-                    )
-                )
-                if shared:
-                    nursery.start_soon(
-                        partial(run_heartbeat, server.ledger, server.id, backoff=Backoff(server.random))
-                    )
-        self._intake_done.set()
-
-    async def run_workers(self) -> None:
-        """The worker nursery, until every attempt has ended."""
-        await run_workers(self.shop)
-        self._workers_done.set()
-
-    async def run_front_door(
-        self,
-        front_door: FrontDoor | None,
-        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-    ) -> None:
-        """The HTTP surface, if there is one, until it has let everybody go."""
-        if front_door is None:
-            task_status.started()
+        if attempt is None:
+            self.pool.refuse(task_id)
         else:
-            await front_door(task_status=task_status)
-        self._front_door_done.set()
-
-    # Stopping
-
-    async def drain(self) -> ExitReport:
-        """Stop in order: nothing new, then what runs, then what it said, then the last request."""
-        server = self.server
-        released_before = server.feed.released
-        server.emit(
-            ServerDraining(
-                at=server.clock.now_ms(),
-                server=server.id,
-                running=len(server.pool.running),
-                grace_ms=round(server.settings.grace_s * 1000),
-            )
-        )
-        server.feed.close()
-        self._intake.cancel()
-        await self._intake_done.wait()
-        await self._recall()
-        self._hand_over.close()
-        await self._stop_workers()
-        stuck = await self._conclude_stuck()
-        await self._recall()
-        await self._record_results(stuck)
-        await self._front_door_done.wait()
-        with suppress(StorageUnavailable):
-            await server.ledger.ask(ops.Beat(server.id, gone=True))
-        return ExitReport(released=server.feed.released - released_before, stuck=stuck)
-
-    async def _recall(self) -> None:
-        # With the store away nothing can be given back; the next start recovers it.
-        with suppress(StorageUnavailable):
-            await self._dispatcher.recall()
-
-    async def _stop_workers(self) -> None:
-        """Let attempts finish within the grace; then cancel their scopes and let them clean up."""
-        with trio.move_on_after(self.server.settings.grace_s):
-            await _wait_either(self._workers_done, self.hurry)
-        for attempt in self.server.pool.running:
-            attempt.cancel(Stop.SHUTDOWN, now=self.server.clock.monotonic())
-        with trio.move_on_after(CLEANUP_S):
-            await self._workers_done.wait()
-
-    async def _conclude_stuck(self) -> int:
-        """Give back what still runs: its handler cannot be stopped. How many there are."""
-        stuck = list(self.server.pool.running)
-        with trio.move_on_after(RECORD_S):
-            for attempt in stuck:
-                if not attempt.concluded:
-                    attempt.concluded = True
-                    ended_at = self.server.clock.now_ms()
-                    await self._outbox.send(attempt.result(None, ended_at=ended_at))
-        return len(stuck)
-
-    async def _record_results(self, stuck: int) -> None:
-        """Let what attempts said reach the store; if that is away, the next start recovers their tasks."""
-        recorded = trio.Event()
-        with trio.move_on_after(RECORD_S):
-            if not stuck:
-                await self._workers_done.wait()
-            await self._outbox.send(recorded)
-            await recorded.wait()
-
-    def emit_stopped(self, report: ExitReport) -> None:
-        """Tell that the server has stopped."""
-        server = self.server
-        server.emit(
-            ServerStopped(
-                at=server.clock.now_ms(), server=server.id, released=report.released, stuck=report.stuck
-            )
-        )
-
-
-async def _wait_either(one: trio.Event, other: trio.Event) -> None:
-    """Return when either is set."""
-    async with trio.open_nursery() as nursery:
-
-        async def wait_and_leave(event: trio.Event) -> None:
-            await event.wait()
-            nursery.cancel_scope.cancel()
-
-        nursery.start_soon(wait_and_leave, one)
-        nursery.start_soon(wait_and_leave, other)
+            attempt.cancel(Stop.USER, now=self.clock.monotonic())

@@ -6,152 +6,45 @@ sends what came of it to the results channel. It knows handlers and time; it nev
 
 from __future__ import annotations
 
-import traceback
-from collections import deque
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from enum import Enum
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, assert_never
 
-import msgspec
 import trio
-from msgspec import structs
 
-from tq import handlers
 from tq.clock import Clock, RunSync
-from tq.core.errors import PayloadInvalid, UnknownType
+from tq.context import Context
+from tq.core.errors import PayloadInvalid, StorageUnavailable, UnknownType
 from tq.core.events import AttemptOverran, Event, TaskStarted
-from tq.core.task import Cancel, Failure, Json, Lease, Outcome, Reason, Snooze, Success, TaskId, cut_text
-from tq.core.wire import PAYLOAD_MAX
-from tq.engine.bell import Bell
-from tq.handlers import CLEANUP_S, Context, Handler, TaskQueue
+from tq.core.task import Cancel, Expired, Failure, Lease, Outcome, Reason
+from tq.engine.frames import Run
+from tq.engine.links import Links
+from tq.engine.loops import AsyncioLoop
+from tq.engine.notes import Notes, Tell
+from tq.engine.outcomes import outcome_of, refused, success, traceback_of
+from tq.engine.pool import Attempt, Pool, Result, Stop, Worker
+from tq.engine.processes import Children
+from tq.handlers import Handler, Runs, TaskQueue
 
-HAND_OVER_MS: Final = 50
-"""How much work, at the measured rate, may lie in the hand-over channel."""
-RECALL_MS: Final = 100
-"""A lease that lay in the channel this long was handed over by a wrong guess and goes back."""
 OVERSEE_EVERY_S: Final = 0.25
-TRACEBACK_FRAMES_MAX: Final = 50
-
-_MEAN_WEIGHT: Final = 0.1
-
-
-class Stop(Enum):
-    """Why an attempt's scope was cancelled before its time."""
-
-    USER = "user"
-    SHUTDOWN = "shutdown"
-
-
-@dataclass(slots=True, eq=False)
-class Attempt:
-    """One attempt while it runs. ``concluded``: its end was told already; what comes later is dropped.
-
-    ``started`` and ``stopped`` are monotonic seconds, to be compared with the scope's deadline.
-    """
-
-    lease: Lease
-    worker: int
-    started_at: int
-    started: float
-    scope: trio.CancelScope
-    is_async: bool = True
-    stop: Stop | None = None
-    stopped: float | None = None
-    concluded: bool = False
-
-    def cancel(self, stop: Stop, *, now: float) -> None:
-        """Cancel what runs, with everything it started in its nurseries."""
-        if self.stop is None:
-            self.stop, self.stopped = stop, now
-        self.scope.cancel()
-
-    def is_overdue(self, now: float) -> bool:
-        """Whether it had to end, had its time to clean up, and goes on."""
-        ends = self.scope.deadline if self.stopped is None else self.stopped
-        return not self.concluded and now >= ends + (CLEANUP_S if self.is_async else 0.0)
-
-    def result(self, outcome: Outcome | None, *, ended_at: int) -> Result:
-        """*outcome* as what the collector is told; None gives the lease back."""
-        return Result(self.lease, self.worker, self.started_at, ended_at, outcome)
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What came of an attempt; *outcome* None gives the lease back."""
-
-    lease: Lease
-    worker: int
-    started_at: int
-    ended_at: int
-    outcome: Outcome | None
-
-
-@dataclass(slots=True)
-class Pool:
-    """What the workers of a server do now, and how much more may be handed to them.
-
-    ``size`` workers; ``running`` their attempts; ``handed`` when each lease in the channel was put
-    there, oldest first; ``room`` rings when there may be room again.
-    """
-
-    size: int
-    buffer: int
-    running: set[Attempt] = field(default_factory=set)
-    handed: deque[float] = field(default_factory=deque)
-    room: Bell = field(default_factory=Bell)
-    mean_ms: float | None = None
-
-    def find(self, task_id: TaskId) -> Attempt | None:
-        """The attempt at this task that has not been concluded, if one runs here."""
-        return next((a for a in self.running if a.lease.task_id == task_id and not a.concluded), None)
-
-    def room_for(self) -> int:
-        """How many leases may be handed over now: as many as workers are free, and some ahead."""
-        free = self.size - len(self.running)
-        return min(free + self._ahead() - len(self.handed), self.buffer - len(self.handed))
-
-    def _ahead(self) -> int:
-        """What all workers together get through in HAND_OVER_MS."""
-        if self.mean_ms is None:
-            return 0
-        return min(self.buffer, int(self.size * HAND_OVER_MS / max(self.mean_ms, 0.01)))
-
-    def is_worth_claiming(self) -> bool:
-        """Whether there is room for enough leases that a claim pays: half of what may lie ahead."""
-        return self.room_for() > self._ahead() // 2
-
-    def took(self) -> None:
-        """A worker took the oldest lease from the channel."""
-        self.handed.popleft()
-
-    def ended(self, duration_ms: float) -> None:
-        """An attempt ended after *duration_ms*: the measure of how much to hand over (a moving mean)."""
-        if self.mean_ms is None:
-            self.mean_ms = duration_ms
-        else:
-            self.mean_ms += _MEAN_WEIGHT * (duration_ms - self.mean_ms)
-        if self.is_worth_claiming():
-            self.room.ring()
-
-    def recalled(self, count: int) -> None:
-        """The newest *count* leases went back: nothing ahead again until attempts turn out short."""
-        for _ in range(count):
-            self.handed.pop()
-        if count:
-            self.mean_ms = max(self.mean_ms or 0.0, float(self.size * HAND_OVER_MS + 1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workshop:
-    """All that a worker needs, handed in."""
+    """All that a worker needs, handed in. Without ``children`` no handler may need a process."""
 
     queue: TaskQueue
     pool: Pool
     clock: Clock
     run_handler: RunSync
+    asyncio: AsyncioLoop
+    children: Children | None
+    links: Links
     emit: Callable[[Event], None]
+    tell: Tell
     inbox: trio.MemoryReceiveChannel[Lease]
     outbox: trio.MemorySendChannel[Result | trio.Event]
 
@@ -159,27 +52,61 @@ class Workshop:
 async def run_workers(shop: Workshop) -> None:
     """The worker nursery. Ends when the hand-over channel is closed and every attempt has ended."""
     async with trio.open_nursery() as nursery:
-        for number in range(1, shop.pool.size + 1):
-            nursery.start_soon(run_worker, shop, number, name=f"worker {number}")
+
+        def start(worker: Worker) -> None:
+            nursery.start_soon(run_worker, shop, worker, name=f"worker {worker.number}")
+
+        shop.pool.open(start)
 
 
-async def run_worker(shop: Workshop, number: int) -> None:
-    """Take leases one after another and run them, until the channel is closed."""
-    async for lease in shop.inbox:
-        shop.pool.took()
-        await work(shop, lease, number)
+async def run_worker(shop: Workshop, worker: Worker) -> None:
+    """Take leases one after another and run them, until the pool lets go or the channel is closed."""
+    with suppress(trio.EndOfChannel):
+        while (lease := await next_lease(shop, worker)) is not None:
+            shop.pool.took()
+            await work(shop, lease, worker)
+    shop.pool.left(worker)
 
 
-async def work(shop: Workshop, lease: Lease, number: int) -> None:
+async def next_lease(shop: Workshop, worker: Worker) -> Lease | None:
+    """The next lease that is handed over; None once the pool lets go of *worker*.
+
+    Raises:
+        trio.EndOfChannel: There will be no more.
+    """
+    if not shop.pool.keeps(worker):
+        return None
+    try:
+        # A scope costs, and where work waits none is needed. Sending the result was the checkpoint.
+        return shop.inbox.receive_nowait()
+    except trio.WouldBlock:
+        pass
+    with trio.CancelScope() as worker.rest:
+        try:
+            return await shop.inbox.receive()
+        finally:
+            worker.rest = None
+    return None
+
+
+async def work(shop: Workshop, lease: Lease, worker: Worker) -> None:
     """Make one attempt and send its result, unless that was concluded meanwhile."""
     now = shop.clock.now_ms()
+    limit_ms = time_limit_ms(lease, now)
     attempt = Attempt(
         lease=lease,
-        worker=number,
+        worker=worker.number,
         started_at=now,
         started=shop.clock.monotonic(),
-        scope=trio.move_on_after(lease.timeout_ms / 1000),
+        scope=trio.move_on_after(limit_ms / 1000),
+        limit_ms=limit_ms,
     )
+    is_wanted = shop.pool.is_wanted(lease)
+    if not is_wanted or comes_too_late(lease, now):
+        shop.pool.room.ring()
+        # What is given back ends as cancelled, if that was asked while the lease was on its way.
+        await shop.outbox.send(attempt.result(Expired() if is_wanted else None, ended_at=now))
+        return
     shop.emit(
         TaskStarted(
             at=now,
@@ -187,17 +114,28 @@ async def work(shop: Workshop, lease: Lease, number: int) -> None:
             type=lease.type,
             queue=lease.queue,
             attempt=lease.attempt,
-            worker=number,
+            worker=worker.number,
         )
     )
-    shop.pool.running.add(attempt)
+    shop.pool.began(worker, attempt)
     try:
         outcome = await run_attempt(shop, attempt)
     finally:
-        shop.pool.running.discard(attempt)
-        shop.pool.ended((shop.clock.monotonic() - attempt.started) * 1000)
+        shop.pool.ended(worker, attempt)
     if not attempt.concluded:
         await shop.outbox.send(attempt.result(outcome, ended_at=shop.clock.now_ms()))
+
+
+def time_limit_ms(lease: Lease, now: int) -> int:
+    """How long an attempt that begins *now* may take: its timeout, or until the task's deadline."""
+    deadline_at = lease.options.deadline_at
+    return lease.timeout_ms if deadline_at is None else min(lease.timeout_ms, max(0, deadline_at - now))
+
+
+def comes_too_late(lease: Lease, now: int) -> bool:
+    """Whether the task of *lease* may not begin any more."""
+    stop_at = lease.options.stop_at
+    return stop_at is not None and stop_at <= now
 
 
 async def run_attempt(shop: Workshop, attempt: Attempt) -> Outcome | None:
@@ -209,23 +147,22 @@ async def run_attempt(shop: Workshop, attempt: Attempt) -> Outcome | None:
     lease = attempt.lease
     try:
         handler = shop.queue.handler(lease.type)
-        context = Context(
-            task=lease,
-            worker=attempt.worker,
-            deadline_at=attempt.started_at + lease.timeout_ms,
-            clock=shop.clock,
-        )
+        context = _context(shop, attempt, handler)
         arguments = handler.arguments(lease.payload, context)
     except (UnknownType, PayloadInvalid) as refusal:
-        return Failure(
-            reason=Reason.ERROR, type=type(refusal).__name__, message=refusal.message, retryable=False
-        )
-    attempt.is_async = handler.is_async
+        return refused(refusal)
+    attempt.is_async = handler.runs is not Runs.THREAD
     value: object = None
     fault: BaseException | None = None
     try:
         with attempt.scope:
-            value = await _call(shop, handler, arguments)
+            if context is not None and lease.options.depends_on:
+                try:
+                    context.dependencies.update(await shop.links.results(lease.options.depends_on))
+                except StorageUnavailable:
+                    # Not the handler's fault: no attempt is burnt.
+                    return None
+            value = await _call(shop, attempt, handler, context, arguments)
     except BaseException as raised:
         if _is_from_outside(raised):
             raise
@@ -233,10 +170,60 @@ async def run_attempt(shop: Workshop, attempt: Attempt) -> Outcome | None:
     return judge(attempt, value, fault, now=shop.clock.monotonic())
 
 
-async def _call(shop: Workshop, handler: Handler, arguments: dict[str, Any]) -> object:
-    if handler.is_async:
-        return await handler.function(**arguments)
-    return await shop.run_handler(partial(handler.function, **arguments))
+def _context(shop: Workshop, attempt: Attempt, handler: Handler) -> Context | None:
+    """What the handler may know, if it asks for it."""
+    if handler.signature.context is None:
+        return None
+    shop.pool.noted.ring()
+    attempt.notes = Notes(attempt.lease, shop.clock.now_ms, tell=shop.tell)
+    return Context(
+        task=attempt.lease,
+        worker=attempt.worker,
+        deadline_at=attempt.started_at + attempt.limit_ms,
+        clock=shop.clock,
+        link=shop.links.link(attempt.notes, handler.runs),
+        dependencies={},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """An outcome that another process has judged."""
+
+    outcome: Outcome
+
+
+async def _call(
+    shop: Workshop, attempt: Attempt, handler: Handler, context: Context | None, arguments: dict[str, Any]
+) -> object:
+    """What the handler returns, or Told."""
+    match handler.runs:
+        case Runs.TRIO:
+            return await handler.function(**arguments)
+        case Runs.THREAD:
+            return await shop.run_handler(partial(handler.function, **arguments))
+        case Runs.ASYNCIO:
+            return await shop.asyncio.call(partial(handler.function, **arguments))
+        case Runs.PROCESS:
+            return await _call_in_process(shop, attempt, context)
+        case _:
+            assert_never(handler.runs)
+
+
+async def _call_in_process(shop: Workshop, attempt: Attempt, context: Context | None) -> Told:
+    """Have a child make the attempt. Its time counts from when the child is ready."""
+
+    def begin() -> Run:
+        now = shop.clock.now_ms()
+        attempt.limit_ms = time_limit_ms(attempt.lease, now)
+        attempt.scope.deadline = shop.clock.monotonic() + attempt.limit_ms / 1000
+        return Run(attempt.lease, attempt.worker, deadline_at=now + attempt.limit_ms)
+
+    assert shop.children is not None, "the server has checked it"
+    attempt.scope.deadline = math.inf
+    if context is None:
+        return Told(await shop.children.make(begin))
+    return Told(await shop.children.make(begin, link=context.link, dependencies=context.dependencies))
 
 
 def _is_from_outside(raised: BaseException) -> bool:
@@ -259,14 +246,14 @@ def judge(attempt: Attempt, value: object, fault: BaseException | None, *, now: 
             return cut_short(attempt, fault)
     if fault is not None:
         return outcome_of(fault)
-    return _success(value)
+    return value.outcome if isinstance(value, Told) else success(value)
 
 
 def cut_short(attempt: Attempt, fault: BaseException | None = None) -> Outcome | None:
     """The outcome of an attempt whose scope was cancelled; None gives the lease back."""
     match attempt.stop:
         case None:
-            return timed_out(attempt.lease, fault)
+            return timed_out(attempt, fault)
         case Stop.USER:
             return Cancel()
         case Stop.SHUTDOWN:
@@ -275,84 +262,31 @@ def cut_short(attempt: Attempt, fault: BaseException | None = None) -> Outcome |
             assert_never(attempt.stop)
 
 
-def timed_out(lease: Lease, fault: BaseException | None = None) -> Failure:
+def timed_out(attempt: Attempt, fault: BaseException | None = None) -> Failure:
     """The failure of an attempt that ran out of its time; *fault* is what its clean-up raised, if it did."""
-    return Failure(
-        reason=Reason.TIMEOUT,
-        type="TimedOut",
-        message=f"timed out after {lease.timeout_ms / 1000:g} s",
-        traceback=None if fault is None else _traceback_of(fault),
-    )
-
-
-def outcome_of(fault: BaseException) -> Outcome:
-    """What raising *fault* means. A group of one, however deep, is that one."""
-    while isinstance(fault, BaseExceptionGroup) and len(fault.exceptions) == 1:
-        fault = fault.exceptions[0]
-    match fault:
-        case handlers.Snooze():
-            return Snooze(fault.delay_ms)
-        case handlers.Cancel():
-            return Cancel(cut_text(_message_of(fault)))
-        case handlers.Retry():
-            return structs.replace(_failure(fault), retry_after_ms=fault.after_ms)
-        case _:
-            return _failure(fault)
-
-
-def _failure(fault: BaseException) -> Failure:
-    return Failure(
-        reason=Reason.ERROR,
-        type=type(fault).__qualname__,
-        message=cut_text(_message_of(fault)),
-        traceback=_traceback_of(fault),
-    )
-
-
-def _message_of(fault: BaseException) -> str:
-    try:
-        return _storable(str(fault))
-    except Exception as worse:
-        return f"(its message cannot be shown: {type(worse).__name__})"
-
-
-def _traceback_of(fault: BaseException) -> str:
-    frames = fault.__traceback__
-    while frames is not None and frames.tb_frame.f_code.co_filename == __file__:
-        frames = frames.tb_next
-    try:
-        lines = traceback.format_exception(type(fault), fault, frames, limit=-TRACEBACK_FRAMES_MAX)
-        return cut_text(_storable("".join(lines)))
-    except Exception as worse:
-        return f"(its traceback cannot be shown: {type(worse).__name__})"
-
-
-def _storable(text: str) -> str:
-    """*text* without what UTF-8 and SQL text cannot hold: lone surrogates, NUL."""
-    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
-
-
-def _success(value: object) -> Outcome:
-    try:
-        result = msgspec.json.encode(value)
-    except (TypeError, ValueError, OverflowError, RecursionError) as fault:
-        return _bad_result("ResultNotJson", f"the handler returned what JSON cannot hold: {fault}")
-    if len(result) > PAYLOAD_MAX:
-        return _bad_result(
-            "ResultTooLarge", f"the result has {len(result)} bytes, at most {PAYLOAD_MAX} are kept"
+    trace = None if fault is None else traceback_of(fault)
+    if attempt.limit_ms < attempt.lease.timeout_ms:
+        return Failure(
+            reason=Reason.DEADLINE,
+            type="DeadlinePassed",
+            message="the deadline of the task passed while it ran",
+            traceback=trace,
+            retryable=False,
         )
-    return Success(Json(result.decode()))
-
-
-def _bad_result(type: str, message: str) -> Failure:
-    # The work was done, and doing it again would give the same: never retried.
-    return Failure(reason=Reason.ERROR, type=type, message=message, retryable=False)
+    message = f"timed out after {attempt.limit_ms / 1000:g} s"
+    return Failure(reason=Reason.TIMEOUT, type="TimedOut", message=message, traceback=trace)
 
 
 async def run_overseer(shop: Workshop) -> None:
-    """Conclude attempts whose handlers do not stop, for ever. Ends only by cancellation."""
+    """Conclude attempts whose handlers do not stop, and let idle workers go, for ever.
+
+    Ends only by cancellation.
+    """
     while True:
+        if shop.pool.is_at_rest:
+            await shop.pool.stirred.wait_rung()
         await trio.sleep(OVERSEE_EVERY_S)
+        shop.pool.shrink()
         await oversee_once(shop)
 
 
@@ -368,7 +302,11 @@ async def oversee_once(shop: Workshop) -> int:
         lease = attempt.lease
         shop.emit(
             AttemptOverran(
-                at=shop.clock.now_ms(), task_id=lease.task_id, type=lease.type, worker=attempt.worker
+                at=shop.clock.now_ms(),
+                task_id=lease.task_id,
+                type=lease.type,
+                queue=lease.queue,
+                worker=attempt.worker,
             )
         )
         attempt.concluded = True

@@ -14,8 +14,10 @@ import trio
 from tq.core.events import Event
 from tq.core.task import FINAL, Task, TaskId
 from tq.core.wire import decode_submit
-from tq.engine.server import FrontDoor, Server, Settings, run_server
-from tq.handlers import TaskQueue
+from tq.engine.processes import Spawn
+from tq.engine.server import Server, Settings
+from tq.engine.services import FrontDoor, run_server
+from tq.handlers import Runs, TaskQueue
 from tq.storage.memory import MemoryStore
 from tq.storage.store import Store
 
@@ -65,18 +67,21 @@ async def open_server(
     emit: Callable[[Event], None] = lambda event: None,
     front_door: Callable[[Server], FrontDoor] | None = None,
     exit_now: Callable[[int], object] = refuse_exit,
+    spawn: Spawn | None = None,
 ) -> AsyncIterator[Server]:
     """A running server with *queue*'s handlers; leaving the block shuts it down in order.
 
-    Blocking calls and plain handlers run inline, chance is seeded: everything is deterministic but the
-    order of trio's own scheduling.
+    Blocking calls and plain handlers run inline, those of processes too without *spawn*, chance is seeded:
+    everything is deterministic but the order of trio's own scheduling.
 
     Args:
         store: Closed at the end; without it, a new one in memory.
         seed: Of all chance, the ids included: give two servers on one store different ones.
+        spawn: Starts child processes, which know nothing of virtual time: see `python_child`.
     """
+    in_processes = queue.types_that_run(Runs.PROCESS)
     server = Server(
-        queue,
+        queue.without_processes() if in_processes and spawn is None else queue,
         store or MemoryStore(),
         settings=settings or Settings(),
         clock=clock or VirtualClock(),
@@ -84,6 +89,7 @@ async def open_server(
         run_sync=run_inline,
         run_handler=run_inline,
         emit=emit,
+        spawn=spawn,
     )
     async with trio.open_nursery() as nursery:
         door = None if front_door is None else front_door(server)

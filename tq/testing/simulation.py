@@ -26,12 +26,12 @@ from typing import Any, Final
 import trio
 import trio.testing
 
+from tq.context import Context, Retry, Snooze
 from tq.core.errors import StorageFull, StorageUnavailable, TqError
-from tq.core.ops import LaneCount
-from tq.core.retry import RetryKind, RetryPolicy
+from tq.core.queries import LaneCount
 from tq.core.task import FINAL, TaskId
 from tq.engine.server import Server, Settings
-from tq.handlers import Context, Retry, Snooze, TaskQueue
+from tq.handlers import TaskQueue
 from tq.storage.store import Store, open_store
 from tq.testing.faults import FaultyStore
 from tq.testing.kit import open_server, submit
@@ -76,7 +76,7 @@ class World:
 def make_queue(world: World) -> TaskQueue:
     """Handlers of every temper: quick, slow, failing, late, snoozing."""
     queue = TaskQueue()
-    policy = RetryPolicy(kind=RetryKind.EXPONENTIAL, base_ms=200, cap_ms=60_000)
+    policy = {"kind": "exponential", "base": 0.2, "cap": 60}
 
     def task(type: str, **options: Any) -> Callable[[Callable[[Context], Any]], None]:
         def register(function: Callable[[Context], Any]) -> None:

@@ -1,0 +1,99 @@
+"""How a payload becomes the arguments of a function: its signature as a JSON decoder."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from tq.context import Context
+from tq.core.errors import PayloadInvalid
+from tq.core.task import Json
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """The parameters of a handler as a JSON decoder.
+
+    ``whole`` names the parameter that takes the payload as it is; ``context`` the one for the Context.
+    """
+
+    decoder: msgspec.json.Decoder[Any]
+    names: tuple[str, ...]
+    whole: str | None
+    context: str | None
+    spread: bool
+
+    def arguments(self, type: str, payload: Json, context: Context | None) -> dict[str, Any]:
+        """See Handler.arguments."""
+        try:
+            value = self.decoder.decode("{}" if payload == "null" and not self.whole else payload)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise PayloadInvalid(f"payload of {type}: {error}", field="payload", type=type) from None
+        if self.whole:
+            arguments = {self.whole: value}
+        elif self.spread:
+            arguments = value
+        else:
+            arguments = {name: getattr(value, name) for name in self.names}
+        if self.context:
+            arguments[self.context] = context
+        return arguments
+
+
+def read_signature(function: Callable[..., Any]) -> Signature:
+    """The decoder for the parameters of *function*.
+
+    Raises:
+        TypeError: A parameter cannot be filled from JSON: positional-only, ``*args``, or of a type that
+            JSON cannot give.
+    """
+    name = getattr(function, "__qualname__", repr(function))
+    hints = _hints(function, name)
+    fields: list[tuple[str, Any] | tuple[str, Any, Any]] = []
+    context: str | None = None
+    spread = False
+    for parameter in inspect.signature(function).parameters.values():
+        hint = hints.get(parameter.name, Any)
+        if hint is Context or (parameter.name == "ctx" and hint is Any):
+            context = parameter.name
+        elif parameter.kind is parameter.VAR_KEYWORD:
+            spread = True
+        elif parameter.kind in (parameter.POSITIONAL_ONLY, parameter.VAR_POSITIONAL):
+            raise TypeError(f"handler {name}: parameter {parameter.name} cannot be given by name; make it so")
+        elif parameter.default is parameter.empty:
+            fields.append((parameter.name, hint))
+        else:
+            fields.append((parameter.name, hint, _default(parameter.default)))
+    whole = fields[0][0] if len(fields) == 1 and fields[0][0] == "payload" and not spread else None
+    try:
+        decoder = _decoder(name, fields, whole=whole is not None, spread=spread)
+    except (TypeError, NameError) as error:
+        raise TypeError(f"handler {name}: JSON cannot give one of its parameters: {error}") from error
+    return Signature(decoder, tuple(field[0] for field in fields), whole, context, spread)
+
+
+def _hints(function: Callable[..., Any], name: str) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(function, include_extras=True)
+    except NameError as error:
+        raise TypeError(f"handler {name}: an annotation cannot be resolved: {error}") from error
+
+
+def _default(value: Any) -> Any:
+    # A struct may not have a mutable default; a factory that gives the function's own is what Python does.
+    return msgspec.field(default_factory=lambda: value)
+
+
+def _decoder(name: str, fields: list[Any], *, whole: bool, spread: bool) -> msgspec.json.Decoder[Any]:
+    if whole:
+        return msgspec.json.Decoder(fields[0][1])
+    if spread:
+        return msgspec.json.Decoder(dict[str, Any])
+    return msgspec.json.Decoder(
+        msgspec.defstruct(f"Payload of {name}", fields, forbid_unknown_fields=True, kw_only=True)
+    )
