@@ -27,7 +27,7 @@ _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 def request_bytes(method: str, path: str, body: bytes = b"", media: str = JSON_TYPE) -> bytes:
     """A request as it goes over the wire."""
     typed = f"Content-Type: {media}\r\n" if body else ""
-    head = f"{method} {path} HTTP/1.1\r\nHost: bench\r\n{typed}Content-Length: {len(body)}\r\n\r\n"
+    head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n{typed}Content-Length: {len(body)}\r\n\r\n"
     return head.encode() + body
 
 
@@ -132,7 +132,7 @@ def stream_lines(address: Address, line: bytes, count: int) -> None:
     """Submit *line* *count* times as one NDJSON upload, reading the answers meanwhile."""
     sock = socket.create_connection(address, timeout=TIMEOUT_S)
     head = (
-        f"POST /v1/tasks/batch HTTP/1.1\r\nHost: bench\r\nContent-Type: {NDJSON_TYPE}\r\n"
+        f"POST /v1/tasks/batch HTTP/1.1\r\nHost: localhost\r\nContent-Type: {NDJSON_TYPE}\r\n"
         f"Content-Length: {len(line) * count}\r\nConnection: close\r\n\r\n"
     )
 

@@ -14,10 +14,12 @@ import h11
 import trio
 from quart_trio import QuartTrio
 
-from tq.api.app import make_app
+from tq.api.app import OnRequest, make_app
+from tq.api.origin import LOOPBACK, OriginPolicy
 from tq.api.routes import ROUTES, Route
 from tq.api.serve import bind_sockets, serve_http
-from tq.engine.server import FrontDoor, Server, Settings
+from tq.engine.server import Server, Settings
+from tq.engine.services import FrontDoor
 from tq.handlers import TaskQueue
 from tq.storage.store import Store
 from tq.testing import open_server
@@ -54,7 +56,7 @@ class Client:
     async def begin(self, method: str, path: str, headers: dict[str, str] | None = None) -> None:
         if self.h11.our_state is h11.DONE:
             self.h11.start_next_cycle()
-        names = [("Host", "test"), *(headers or {}).items()]
+        names = [("Host", "localhost"), *(headers or {}).items()]
         await self._send(h11.Request(method=method, target=path, headers=names))
 
     async def send(self, data: bytes) -> None:
@@ -119,6 +121,12 @@ class Api:
     async def get(self, path: str) -> Answer:
         return await self.ask("GET", path)
 
+    async def put(self, path: str, content: object) -> Answer:
+        return await self.ask("PUT", path, json.dumps(content).encode(), JSON_TYPE)
+
+    async def delete(self, path: str) -> Answer:
+        return await self.ask("DELETE", path)
+
 
 @asynccontextmanager
 async def open_api(
@@ -127,6 +135,8 @@ async def open_api(
     store: Store | None = None,
     settings: Settings | None = None,
     routes: Iterable[Route] = ROUTES,
+    origins: OriginPolicy | None = LOOPBACK,
+    on_request: OnRequest | None = None,
 ) -> AsyncIterator[Api]:
     sockets = bind_sockets(["127.0.0.1:0"])
     errors: list[tuple[BaseException, str]] = []
@@ -136,8 +146,9 @@ async def open_api(
         errors.append((error, where))
 
     def door(server: Server) -> FrontDoor:
-        apps.append(make_app(server, routes=routes, on_error=on_error))
-        return partial(serve_http, apps[0], sockets, draining=server.draining, on_error=on_error)
+        app = make_app(server, routes=routes, origins=origins, on_error=on_error, on_request=on_request)
+        apps.append(app)
+        return partial(serve_http, app, sockets, draining=server.draining, on_error=on_error)
 
     port = sockets[0].getsockname()[1]
     async with open_server(queue, store=store, settings=settings, front_door=door) as server:

@@ -49,7 +49,7 @@ async def test_nothing_there_is_a_404_problem(queue: TaskQueue, autojump_clock: 
 @pytest.mark.parametrize(
     ("method", "path", "allow"),
     [
-        ("GET", "/v1/tasks", "OPTIONS, POST"),
+        ("PUT", "/v1/tasks", "GET, HEAD, OPTIONS, POST"),
         ("DELETE", "/stats", "GET, HEAD, OPTIONS"),
         ("POST", "/status/x", "GET, HEAD, OPTIONS"),
         ("BREW", "/livez", "GET, HEAD, OPTIONS"),

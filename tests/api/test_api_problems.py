@@ -25,6 +25,7 @@ STATUS_AND_CODE = {
     "DuplicateTask": (409, "duplicate_task"),
     "IllegalTransition": (409, "illegal_transition"),
     "LeaseLost": (409, "lease_lost"),
+    "IdempotencyKeyReused": (422, "idempotency_key_reused"),
     "Overloaded": (503, "overloaded"),
     "ShuttingDown": (503, "shutting_down"),
     "StorageError": (500, "storage_error"),

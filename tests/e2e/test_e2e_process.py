@@ -141,7 +141,7 @@ def read_all(sock: socket.socket) -> bytes:
 
 def begin_submit(server: Server, sock: socket.socket, body: bytes) -> None:
     """Send the head of a submit of *body*, and see that it has arrived."""
-    head = b"POST /v1/tasks HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
+    head = b"POST /v1/tasks HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     sock.sendall(head + b"Content-Length: %d\r\nExpect: 100-continue\r\n\r\n" % len(body))
     assert sock.recv(100).startswith(b"HTTP/1.1 100 ")
 
@@ -170,7 +170,7 @@ def test_an_upload_under_way_is_told_which_lines_are_stored(site: Site) -> None:
     server = site.start(grace=GRACE_S)
     with server.open_socket() as sock:
         sock.sendall(
-            b"POST /v1/tasks/batch HTTP/1.1\r\nHost: test\r\nContent-Type: application/x-ndjson\r\n"
+            b"POST /v1/tasks/batch HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\n"
             b"Transfer-Encoding: chunked\r\n\r\n"
         )
         line = b'{"type": "echo", "id": "in-time"}\n'

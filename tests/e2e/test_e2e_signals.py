@@ -86,12 +86,12 @@ def test_clients_that_do_not_read_or_never_finish_do_not_block_the_exit(site: Si
         server.open_socket() as half_body,
         server.open_socket() as silent,
     ):
-        asked = b"GET /v1/tasks/%s HTTP/1.1\r\nHost: test\r\n\r\n" % task_id.encode()
+        asked = b"GET /v1/tasks/%s HTTP/1.1\r\nHost: localhost\r\n\r\n" % task_id.encode()
         deaf.sendall(asked * 20)
         assert deaf.recv(1), "it is being answered"
         half_head.sendall(b"POST /v1/tasks HTT")
         half_body.sendall(
-            b"POST /v1/tasks HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
+            b"POST /v1/tasks HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             b'Content-Length: 1000\r\nExpect: 100-continue\r\n\r\n{"type": '
         )
         assert half_body.recv(100).startswith(b"HTTP/1.1 100 ")

@@ -1,31 +1,37 @@
 """One connection, from its first byte to its end: hypercorn's classes with our own ends.
 
 What is ours here, each for a fault of the plain stack:
-- HTTP/1.1 only: no upgrade to h2c;
+- HTTP/1.1 and 1.0 only: no upgrade to h2c;
+- a head on which servers might disagree, or that is too large, is refused, with a problem that says why;
 - a connection closes when it should: at once where the request, the answer or the shutdown says so, and
   after KEEP_ALIVE_S when idle;
 - what a client sends beyond what the app wants never blocks the reader, nor piles up;
-- sending can be cancelled, so that a client which does not read holds nothing up;
-- the head of a response and the start of its body leave in one write.
+- sending can be cancelled and has a deadline, so that a client which does not read holds nothing up;
+- the head of a response and the start of its body leave in one write;
+- a WebSocket has no extensions, messages that are bounded, and helpers that end with its connection.
 """
 
 from __future__ import annotations
 
+import os
+import re
 import socket
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from math import inf
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import h11
 import trio
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
+from hypercorn.protocol.events import Body, Data, EndBody, Request, Response, StreamClosed
 from hypercorn.protocol.events import Event as StreamEvent
-from hypercorn.protocol.events import Response
-from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.protocol.h11 import STREAM_ID, H11Protocol, H11WSConnection
+from hypercorn.protocol.http_stream import HTTPStream
+from hypercorn.protocol.ws_stream import ASGIWebsocketState, WSStream
 from hypercorn.trio.tcp_server import MAX_RECV, TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import (
@@ -39,6 +45,8 @@ from hypercorn.typing import (
 from hypercorn.utils import parse_socket_addr
 
 from tq.api.app import OnError
+from tq.api.problems import PROBLEM, problem_response
+from tq.core.errors import InvalidInput, TqError
 
 KEEP_ALIVE_S: Final = 5.0
 """Seconds that a connection may be idle, and that the head of a request may take."""
@@ -46,6 +54,19 @@ LINGER_S: Final = 2.0
 """Seconds that a client which still sends is listened to after its answer, so that it gets to read it."""
 INBOX_MAX: Final = 256 * 1024
 """Bytes of a request's body that wait for the app; the client is read no further while there are more."""
+SEND_TIMEOUT_S: Final = 15.0
+"""Seconds in which a client must have taken SEND_PIECE bytes of what it is sent."""
+SEND_PIECE: Final = 64 * 1024
+AT_ONCE_MAX: Final = 256 * 1024
+"""Bytes that one connection may write before others get a turn, each write counting WRITE_COST more."""
+WRITE_COST: Final = 4 * 1024
+HEADERS_MAX: Final = 100
+HEAD_MAX: Final = 16 * 1024
+"""Bytes of the target and the headers of one request."""
+MESSAGE_MAX: Final = 64 * 1024
+"""Bytes, or characters, of one WebSocket message."""
+PING_S: Final = 15.0
+"""Seconds between two pings over a WebSocket."""
 
 
 def tell(on_error: OnError, errors: ExceptionGroup[Exception], where: str) -> None:
@@ -73,6 +94,7 @@ class Connection(TCPServer):
         self._reading = trio.CancelScope()
         self._idle = True
         self._lingering = False
+        self._at_once = 0
         self._http: Http11
 
     async def run(self) -> None:
@@ -130,14 +152,47 @@ class Connection(TCPServer):
             self._reading.deadline = trio.current_time() + KEEP_ALIVE_S if event.idle else inf
 
     async def _send(self, data: bytes) -> None:
+        """Send *data*; a client that is gone, or too slow to take it, is heard no more.
+
+        What the kernel takes at once, as nearly always, costs no turn of the loop.
+        """
         try:
-            async with self.send_lock:
-                await self.stream.send_all(data)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            await self._http.handle(Closed())
+            sent = 0 if self.send_lock.locked() else self._write(data)
+            if sent < len(data):
+                async with self.send_lock:
+                    taken = await self._send_in_time(memoryview(data)[sent:])
+            else:
+                taken = True
+                if self._at_once > AT_ONCE_MAX:
+                    self._at_once = 0
+                    await trio.lowlevel.checkpoint()
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+            taken = False
         except trio.Cancelled:
             self._socket.close()
             raise
+        if not taken:
+            self._socket.close()
+            await self._http.handle(Closed())
+            # An app that only ever sends must get to hear of it.
+            await trio.lowlevel.checkpoint()
+
+    def _write(self, data: bytes) -> int:
+        """Bytes of *data* that the kernel took. Raises OSError: the client is gone."""
+        self._at_once += WRITE_COST + len(data)
+        try:
+            return os.write(self._socket.fileno(), data)
+        except BlockingIOError:
+            return 0
+
+    async def _send_in_time(self, data: memoryview) -> bool:
+        """Whether the client took *data*, none of its pieces later than it must."""
+        for start in range(0, len(data), SEND_PIECE):
+            with trio.move_on_after(SEND_TIMEOUT_S) as slow:
+                await self.stream.send_all(data[start : start + SEND_PIECE])
+            if slow.cancelled_caught:
+                return False
+        return True
 
     async def _read_data(self) -> None:
         """Hand over what comes, until the end or until the connection has been idle for too long."""
@@ -165,14 +220,79 @@ class Connection(TCPServer):
                 self._socket.shutdown(socket.SHUT_WR)
 
 
+def check_head(request: h11.Request, headers: Sequence[tuple[bytes, bytes]]) -> tuple[int, str] | None:
+    """Status and reason of the refusal of a head that h11 has let pass, or None.
+
+    What is refused here is what two servers in a row might read differently, and what costs too much.
+    """
+    if request.http_version not in (b"1.1", b"1.0"):
+        return 505, "this server speaks HTTP/1.1: use that"
+    if len(headers) > HEADERS_MAX:
+        return 431, f"there are {len(headers)} headers: at most {HEADERS_MAX} are taken"
+    size = len(request.target)
+    length = coded = False
+    for name, value in headers:
+        size += len(name) + len(value)
+        if name == b"content-length":
+            length = True
+        elif name == b"transfer-encoding":
+            coded = True
+    if size > HEAD_MAX:
+        return 431, f"target and headers have {size} bytes: at most {HEAD_MAX} are taken"
+    if coded and (length or request.http_version == b"1.0"):
+        return 400, "Transfer-Encoding stands beside Content-Length, or in HTTP/1.0: send one, in HTTP/1.1"
+    if _CONTROL.search(b"".join([value for _, value in headers])):
+        return 400, "a header has a control character in it: leave it out"
+    return None
+
+
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+def check_handshake(headers: Sequence[tuple[bytes, bytes]]) -> tuple[int, str] | None:
+    """As check_head, of what asks for a WebSocket."""
+    for name, value in headers:
+        if name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0")):
+            return 400, "a WebSocket handshake has no body: leave it out"
+        if name.startswith((b"sec-websocket-", b"connection", b"upgrade")) and not value.isascii():
+            return 400, f"the header {name.decode()} has a character beyond ASCII: leave it out"
+    return None
+
+
+def is_handshake(request: h11.Request, headers: Sequence[tuple[bytes, bytes]]) -> bool:
+    """Whether *request* asks for a WebSocket."""
+    if request.method != b"GET":
+        return False
+    found = dict(headers)
+    return found.get(b"upgrade", b"").strip().lower() == b"websocket" and b"upgrade" in [
+        token.strip() for token in found.get(b"connection", b"").lower().split(b",")
+    ]
+
+
+_UNREADABLE: Final = {
+    400: "this cannot be read as HTTP/1.1",
+    431: f"target and headers are over {HEAD_MAX} bytes: send less",
+    501: "there is a Transfer-Encoding other than chunked: leave it out",
+}
+"""What h11 refuses, by the status that it gives it."""
+
+
+def _problem(status: int, reason: str) -> bytes:
+    error = TqError("") if status == 500 else InvalidInput(reason)
+    return cast(bytes, problem_response(error, status=status).body)
+
+
 class Http11(H11Protocol):
     """HTTP/1.1 alone. The head of a response is kept until there is something to send with it."""
 
     connection: h11.Connection
     _head = b""
+    _refused = False
 
     def is_receiving(self) -> bool:
-        """Whether a request is not all here yet."""
+        """Whether the client may have more to say: its request is not all here yet, or was not understood."""
+        if self._refused or isinstance(self.connection, H11WSConnection):
+            return True
         return self.connection.their_state is h11.SEND_BODY
 
     async def handle(self, event: Event) -> None:
@@ -207,6 +327,96 @@ class Http11(H11Protocol):
     async def _check_protocol(self, event: h11.Request) -> None:
         """No other protocol is taken up: an upgrade to h2c is ignored."""
 
+    async def _create_stream(self, request: h11.Request) -> None:
+        headers = list(request.headers)
+        refusal = check_head(request, headers)
+        kind: type[HTTPStream | WSStream] = HTTPStream
+        if refusal is None and is_handshake(request, headers):
+            refusal = check_handshake(headers)
+            kind = WebSocket
+        if refusal is not None:
+            await self._refuse(*refusal, with_body=request.method != b"HEAD")
+            await self.send(Closed())
+            return
+        if kind is WebSocket:
+            self.connection = cast(h11.Connection, H11WSConnection(self.connection))
+        self.stream = kind(
+            self.app,
+            self.config,
+            self.context,
+            self.task_group,
+            self.ssl,
+            self.client,
+            self.server,
+            self.stream_send,
+            STREAM_ID,
+        )
+        await self.stream.handle(
+            Request(
+                stream_id=STREAM_ID,
+                headers=headers,
+                http_version=request.http_version.decode(),
+                method=request.method.decode("ascii").upper(),
+                raw_path=request.target,
+                state=self.connection_state,
+            )
+        )
+        self.keep_alive_requests += 1
+
+    async def _send_error_response(self, status_code: int) -> None:
+        await self._refuse(status_code, _UNREADABLE.get(status_code, _UNREADABLE[400]))
+
+    async def _refuse(self, status: int, reason: str, *, with_body: bool = True) -> None:
+        """Answer what is no request with a problem, and be done with the client."""
+        self._refused = True
+        body = _problem(status, reason)
+        headers = [
+            (b"content-type", PROBLEM.encode()),
+            (b"content-length", b"%d" % len(body)),
+            (b"connection", b"close"),
+            *self.config.response_headers("h11"),
+        ]
+        await self._send_h11_event(h11.Response(headers=headers, status_code=status))
+        if with_body:
+            await self._send_h11_event(h11.Data(data=body))
+        await self._send_h11_event(h11.EndOfMessage())
+
+
+class WebSocket(WSStream):
+    """A WebSocket without extensions: compression can make 178 MB here of 60 KB on the wire."""
+
+    async def handle(self, event: StreamEvent) -> None:
+        """Take in *event*. What comes before the handshake is answered ends it."""
+        if isinstance(event, Request):
+            kept = [each for each in event.headers if each[0] != b"sec-websocket-extensions"]
+            event = replace(event, headers=kept)
+        elif isinstance(event, Body | Data) and not self.closed and not self.handshake.accepted:
+            if self.state is ASGIWebsocketState.HANDSHAKE:
+                # Before the answer: the app must not answer too.
+                self.closed = True
+                await self._send_error_response(400)
+            return
+        await super().handle(event)
+
+    async def _handle_events(self) -> None:
+        await super()._handle_events()
+        if self.buffer.length > self.buffer.max_length:
+            self.buffer.clear()
+            await self.send(StreamClosed(stream_id=self.stream_id))
+
+    async def _send_error_response(self, status_code: int) -> None:
+        body = _problem(
+            status_code, "this is no handshake of a WebSocket that is taken (RFC 6455, version 13)"
+        )
+        headers = [
+            (b"content-type", PROBLEM.encode()),
+            (b"content-length", b"%d" % len(body)),
+            (b"connection", b"close"),
+        ]
+        await self.send(Response(stream_id=self.stream_id, status_code=status_code, headers=headers))
+        await self.send(Body(stream_id=self.stream_id, data=body))
+        await self.send(EndBody(stream_id=self.stream_id))
+
 
 class AppTasks:
     """Runs the app for each request of one connection: hypercorn's TaskGroup, with an Inbox for each."""
@@ -215,11 +425,14 @@ class AppTasks:
         self._nursery = nursery
         self._on_error = on_error
         self._inboxes: set[Inbox] = set()
+        self._helpers: set[trio.CancelScope] = set()
 
     def tell_gone(self) -> None:
-        """Let every run of the app know that the client has left, if it does not yet."""
+        """Let every run of the app know that the client has left, if it does not yet; end its helpers."""
         for inbox in self._inboxes:
             inbox.disconnect()
+        for helper in self._helpers:
+            helper.cancel()
 
     async def spawn_app(
         self,
@@ -236,7 +449,15 @@ class AppTasks:
 
     def spawn(self, func: Callable[..., Any], *args: Any) -> None:
         """Start *func*, for as long as the connection lives."""
-        self._nursery.start_soon(func, *args)
+        self._nursery.start_soon(self._help, func, *args)
+
+    async def _help(self, func: Callable[..., Awaitable[None]], *args: Any) -> None:
+        with trio.CancelScope() as scope:
+            self._helpers.add(scope)
+            try:
+                await func(*args)
+            finally:
+                self._helpers.discard(scope)
 
     async def _run(
         self,
@@ -332,10 +553,14 @@ def _disconnected(kind: str) -> ASGIReceiveEvent:
     return {"type": "http.disconnect"}
 
 
+MESSAGE_COST: Final = 256
+"""Bytes that a message takes beside what is in it: a flood of empty ones fills an inbox too."""
+
+
 def _size(message: ASGIReceiveEvent) -> int:
     """Bytes that *message* takes, roughly."""
     if message["type"] == "http.request":
-        return len(message["body"])
+        return MESSAGE_COST + len(message["body"])
     if message["type"] == "websocket.receive":
-        return len(message["bytes"] or message["text"] or "")
-    return 0
+        return MESSAGE_COST + len(message["bytes"] or message["text"] or "")
+    return MESSAGE_COST

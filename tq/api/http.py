@@ -15,7 +15,8 @@ from typing import Final, TypeVar
 import msgspec
 import trio
 
-from tq.core.errors import InvalidInput, UnsupportedType
+from tq.api.tickets import Ticket
+from tq.core.errors import InvalidInput, NotFound, UnsupportedType
 
 JSON: Final = "application/json"
 NDJSON: Final = "application/x-ndjson"
@@ -37,6 +38,11 @@ class ClientGone(Exception):
     """Whoever asked has left: there is nobody to answer."""
 
 
+def no_ticket() -> Ticket:
+    """Refuse: this door gives none. Raises NotFound."""
+    raise NotFound("no tickets are given here")
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """What was asked.
@@ -56,16 +62,22 @@ class Request:
     stream: AsyncIterator[bytes] | None = None
     wait_gone: Callable[[], Awaitable[None]] = trio.sleep_forever
     """Returns when the client has left. Not to be used beside ``stream``."""
+    new_ticket: Callable[[], Ticket] = no_ticket
+    """A ticket that stands for the caller. Raises Overloaded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What is answered. A body that is a generator is sent piece by piece, at the client's pace."""
+    """What is answered. A body that is a generator is sent piece by piece, at the client's pace.
+
+    ``until`` returns when nobody is there to take the pieces: what waits for the next one is cancelled then.
+    """
 
     status: int
     body: bytes | AsyncGenerator[bytes, None] = b""
     headers: tuple[tuple[str, str], ...] = ()
     media: str = JSON
+    until: Callable[[], Awaitable[None]] | None = None
 
 
 def json_response(

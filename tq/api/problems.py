@@ -38,6 +38,8 @@ STATUS: Final[dict[type[TqError], int]] = {
     errors.NotAllowed: 403,
     errors.NotFound: 404,
     errors.Conflict: 409,
+    # A key is a claim that two requests are the same: the fault is in the request, not in the world.
+    errors.IdempotencyKeyReused: 422,
     errors.Overloaded: 503,
     errors.StorageUnavailable: 503,
     errors.StorageFull: 507,

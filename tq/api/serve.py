@@ -1,17 +1,22 @@
 """Putting the app on sockets: our own serving on hypercorn's classes, nothing of theirs patched.
 
 The sockets are opened first, and one that cannot be says why in one line. Each connection is guarded: no
-bytes from the network end the process. A shutdown ends in time, whatever clients do. What happens on a
-connection is in `connection`.
+bytes from the network end the process. There are no more connections than there are descriptors for. A
+shutdown ends in time, whatever clients do. What happens on a connection is in `connection`.
 """
 
 from __future__ import annotations
 
 import errno
+import ipaddress
 import os
+import resource
 import socket
-from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Any, Final
 
 import trio
@@ -20,13 +25,13 @@ from hypercorn.trio.worker_context import EventWrapper, WorkerContext
 from hypercorn.typing import ASGIFramework
 
 from tq.api.app import OnError, log_error
-from tq.api.connection import Connection, tell
+from tq.api.connection import HEAD_MAX, MESSAGE_MAX, PING_S, Connection, tell
 
 BACKLOG: Final = 1024
 UNREAD_TIMEOUT_MS: Final = 15_000
 """Milliseconds after which the kernel gives up a client that does not take what it is sent."""
-REQUEST_GRACE_S: Final = 5.0
-"""Seconds that requests in flight have at a shutdown."""
+REQUEST_GRACE_S: Final = 4.7
+"""Seconds that requests in flight have at a shutdown: with what comes after, it ends within 5."""
 
 # Sockets
 
@@ -127,6 +132,114 @@ def _listen(family: int, address: tuple[Any, ...]) -> socket.socket:
     return sock
 
 
+# How many connections
+
+
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """The most connections there may be: in all, and from one address that is not of this machine."""
+
+    total: int
+    per_address: int
+
+
+CONNECTIONS_MAX: Final = 50_000
+"""Connections in all, however many descriptors the process may have."""
+
+
+def connection_caps(files_max: int) -> Caps:
+    """The caps of a process that may have *files_max* descriptors open, 0 or less meaning any number.
+
+    A quarter of them is left to the store, the children and the log; one address gets a quarter of the rest.
+    """
+    total = CONNECTIONS_MAX if files_max <= 0 else min(CONNECTIONS_MAX, files_max * 3 // 4)
+    return Caps(total, max(1, total // 4))
+
+
+def own_caps() -> Caps:
+    """The caps of this process."""
+    return connection_caps(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+
+
+@lru_cache(maxsize=4096)
+def address_group(host: str) -> str:
+    """Whose address *host* is, as far as caps go: an IPv6 network of 64 bits is one client's. Empty: ours."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if address.is_loopback:
+        return ""
+    return host if address.version == 4 else address.exploded[:19]
+
+
+@dataclass(slots=True)
+class Traffic:
+    """What came over the sockets, counted from the start."""
+
+    open: int = 0
+    """Connections that there are now."""
+    accepted: int = 0
+    refused_full: int = 0
+    """Connections that were closed at once: there were as many as there may be."""
+    refused_address: int = 0
+    """The same, from their address alone."""
+    failed: int = 0
+    """Connections that ended with an error of ours."""
+
+
+class Lobby:
+    """The connections there are, within the caps."""
+
+    def __init__(self, caps: Caps, traffic: Traffic) -> None:
+        self.traffic = traffic
+        self.connections: set[Connection] = set()
+        self._caps = caps
+        self._by_group: Counter[str] = Counter()
+
+    @contextmanager
+    def place(self, host: str) -> Iterator[bool]:
+        """Hold a place for a connection from *host*, if there is one: whether there is."""
+        group = address_group(host)
+        if self._is_free(group):
+            self.traffic.open += 1
+            self._by_group[group] += 1
+            try:
+                yield True
+            finally:
+                self.traffic.open -= 1
+                self._by_group[group] -= 1
+                if not self._by_group[group]:
+                    del self._by_group[group]
+        else:
+            yield False
+
+    def _is_free(self, group: str) -> bool:
+        if self.traffic.open >= self._caps.total:
+            self.traffic.refused_full += 1
+        elif group and self._by_group[group] >= self._caps.per_address:
+            self.traffic.refused_address += 1
+        else:
+            self.traffic.accepted += 1
+            return True
+        return False
+
+
+_FULL: Final = (
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+)
+
+
+def _turn_away(stream: trio.SocketStream) -> None:
+    """Close a connection there is no place for, with an answer if the client is quick to read it."""
+    sock = stream.socket
+    with suppress(OSError):
+        os.write(sock.fileno(), _FULL)
+        # To close on unread data resets the connection, and the answer may be lost with it.
+        os.read(sock.fileno(), HEAD_MAX)
+    sock.close()
+
+
 # Serving
 
 
@@ -136,6 +249,8 @@ async def serve_http(
     *,
     draining: trio.Event,
     request_grace_s: float = REQUEST_GRACE_S,
+    caps: Caps | None = None,
+    traffic: Traffic | None = None,
     on_error: OnError = log_error,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -146,14 +261,16 @@ async def serve_http(
     at once.
 
     Args:
+        caps: How many connections there may be; what is over is closed at once. None: own_caps().
+        traffic: Where connections are counted.
         on_error: Told of each connection that failed for a reason other than its client's leaving.
     """
     context = Context(draining)
-    connections: set[Connection] = set()
-    serve_one = partial(_serve_one, app, http_config(), context, connections, on_error)
+    lobby = Lobby(caps or own_caps(), traffic or Traffic())
+    serve_one = partial(_serve_one, app, http_config(), context, lobby, on_error)
     async with trio.open_nursery() as nursery:
         await _accept_until(draining, sockets, serve_one, nursery, task_status)
-        for connection in connections:
+        for connection in lobby.connections:
             connection.close_if_idle()
         nursery.cancel_scope.deadline = trio.current_time() + request_grace_s
 
@@ -181,19 +298,32 @@ async def _serve_one(
     app: ASGIFramework,
     config: Config,
     context: WorkerContext,
-    connections: set[Connection],
+    lobby: Lobby,
     on_error: OnError,
     stream: trio.SocketStream,
 ) -> None:
     """Serve one connection. Nothing that comes over it gets out of here as an error."""
-    connection = Connection(app, config, context, stream, on_error)
-    connections.add(connection)
+    with lobby.place(_host_of(stream)) as has_place:
+        if not has_place:
+            _turn_away(stream)
+            return
+        connection = Connection(app, config, context, stream, on_error)
+        lobby.connections.add(connection)
+        try:
+            await connection.run()
+        except* Exception as errors:
+            lobby.traffic.failed += 1
+            tell(on_error, errors, "a connection")
+        finally:
+            lobby.connections.discard(connection)
+
+
+def _host_of(stream: trio.SocketStream) -> str:
+    """The address of the client; empty if it has left already."""
     try:
-        await connection.run()
-    except* Exception as errors:
-        tell(on_error, errors, "a connection")
-    finally:
-        connections.discard(connection)
+        return str(stream.socket.getpeername()[0])
+    except OSError:
+        return ""
 
 
 class Context(WorkerContext):
@@ -210,9 +340,12 @@ class _Set(EventWrapper):
 
 
 def http_config() -> Config:
-    """How hypercorn is to behave: no Server header, no logs of its own."""
+    """How hypercorn is to behave: no Server header, no logs of its own, our limits."""
     config = Config()
     config.include_server_header = False
+    config.h11_max_incomplete_size = HEAD_MAX
+    config.websocket_max_message_size = MESSAGE_MAX
+    config.websocket_ping_interval = PING_S
     config.accesslog = None
     config.errorlog = None
     return config

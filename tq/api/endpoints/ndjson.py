@@ -27,7 +27,7 @@ CHUNK_MAX: Final = 500
 """Lines stored in one transaction."""
 LINE_MAX: Final = PAYLOAD_MAX + 64 * 1024
 """Bytes of one line: a payload of its greatest size and room for the other fields."""
-IDLE_MAX_S: Final = 60
+IDLE_MAX_S: Final = 15
 """Seconds without a byte after which an upload is given up."""
 
 _encode_lines: Final = msgspec.json.Encoder().encode_lines

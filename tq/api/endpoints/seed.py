@@ -13,13 +13,14 @@ from tq.api.http import Request, Response, json_response
 from tq.api.problems import problem_response
 from tq.core.errors import InvalidInput
 from tq.core.task import FINAL, Json, Reason, State, Task, TaskId
-from tq.core.wire import SubmitRequest, check_json_text, format_instant
+from tq.core.views import format_instant
+from tq.core.wire import SubmitRequest, decode
 from tq.engine.server import Server
 
 TIMED_OUT: Final = "Task timed out or was cancelled"
 
 
-class Body(msgspec.Struct, frozen=True):
+class SeedRequest(msgspec.Struct, frozen=True):
     """A submit as the original knew it; what else the object has is ignored."""
 
     type: str
@@ -27,13 +28,14 @@ class Body(msgspec.Struct, frozen=True):
     id: str | None = None
 
 
-_decoder = msgspec.json.Decoder(Body)
+_decoder = msgspec.json.Decoder(SeedRequest)
 
 
 async def submit(server: Server, request: Request) -> Response:
     """Store a task; 200 also where it was there already, by the same request."""
     try:
-        new = server.new_task(_read(request.body))
+        given = decode(_decoder, request.body)
+        new = server.new_task(SubmitRequest(type=given.type, payload=given.payload, id=given.id))
     except InvalidInput as fault:
         # The original knew one status for every body that it could not use.
         return problem_response(fault, status=400 if type(fault) is InvalidInput else None)
@@ -45,15 +47,6 @@ async def submit(server: Server, request: Request) -> Response:
             "status": "pending",
         }
     )
-
-
-def _read(body: bytes) -> SubmitRequest:
-    try:
-        check_json_text(body)
-        given = _decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidInput(f"the body is not a JSON object with a type and a payload: {error}") from None
-    return SubmitRequest(type=given.type, payload=given.payload, id=given.id)
 
 
 async def status(server: Server, request: Request) -> Response:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tq.api.http import Request, Response, json_response
-from tq.core.wire import stats_view
+from tq.core.views import stats_view
 from tq.engine.server import Server
 
 

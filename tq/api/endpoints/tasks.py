@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
+from hashlib import blake2b
+from typing import Final
 
 import msgspec
 
@@ -18,10 +21,14 @@ from tq.api.http import (
     wait_preferred,
 )
 from tq.core.errors import InvalidInput, NotFound
-from tq.core.ops import Submitted
+from tq.core.fields import checked_id
+from tq.core.ops import RequestKey, Submitted
 from tq.core.task import FINAL, NewTask, State, Task, TaskId
-from tq.core.wire import at_index, checked_id, decode_batch, decode_submit, format_instant, task_json
+from tq.core.views import format_instant, task_json
+from tq.core.wire import at_index, decode_batch, decode_submit
 from tq.engine.server import Server
+
+_IDEMPOTENCY_KEY: Final = re.compile(r"[ -~]{1,255}")
 
 
 class Created(msgspec.Struct, frozen=True):
@@ -47,30 +54,57 @@ class Stored(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 async def submit(server: Server, request: Request) -> Response:
-    """Store a task: 201, or 200 with ``Tq-Duplicate`` where the same request stored it before.
+    """Store a task: 201, or 200 with ``Tq-Duplicate`` where it, or what it stands for, was there before.
 
     The answer to ``Prefer: wait=N`` is the whole task, 200 if it has ended.
     """
     new = server.new_task(decode_submit(request.body))
-    submitted = await server.submit(new)
-    status = 200 if submitted.duplicate else 201
-    headers = [("location", f"/v1/tasks/{new.id}")]
-    if submitted.duplicate:
-        headers.append(("tq-duplicate", "true"))
+    submitted = await server.submit(new, idempotency_key(request))
     wait = wait_preferred(request)
-    if wait is not None:
-        task = await unless_gone(request, partial(server.wait_final, new.id, timeout_s=wait))
-        headers.append(("preference-applied", f"wait={wait}"))
-        status = 200 if task is not None and task.state in FINAL else status
-    else:
-        task = await server.find(new.id) if submitted.duplicate else None
-    return Response(status, _created(new, submitted) if task is None else task_json(task), tuple(headers))
+    if wait is None:
+        task = await server.find(submitted.task_id) if submitted.duplicate else None
+        return submitted_response(new, submitted, task=task)
+    task = await unless_gone(request, partial(server.wait_final, submitted.task_id, timeout_s=wait))
+    return submitted_response(new, submitted, task=task, headers=(("preference-applied", f"wait={wait}"),))
+
+
+def submitted_response(
+    new: NewTask,
+    submitted: Submitted,
+    *,
+    task: Task | None = None,
+    headers: tuple[tuple[str, str], ...] = (),
+) -> Response:
+    """The answer to a submit of *new*; *task* is what came of it, if that is known."""
+    is_over = task is not None and task.state in FINAL
+    headers = (("location", f"/v1/tasks/{submitted.task_id}"), *headers)
+    if submitted.duplicate:
+        headers = (*headers, ("tq-duplicate", "true"))
+    body = _created(new, submitted) if task is None else task_json(task)
+    return Response(200 if submitted.duplicate or is_over else 201, body, headers)
+
+
+def idempotency_key(request: Request) -> RequestKey | None:
+    """The ``Idempotency-Key`` of *request*, if it has one.
+
+    Raises:
+        InvalidInput: It is empty, too long or has odd characters.
+    """
+    key = request.headers.get("idempotency-key")
+    if key is None:
+        return None
+    if not _IDEMPOTENCY_KEY.fullmatch(key):
+        raise InvalidInput(
+            f"Idempotency-Key: {key[:40]!r} is not allowed: 1 to 255 printable ASCII characters",
+            header="Idempotency-Key",
+        )
+    return RequestKey(key, blake2b(request.body, digest_size=16).hexdigest())
 
 
 def _created(new: NewTask, submitted: Submitted) -> bytes:
     return encode_json(
         Created(
-            id=new.id,
+            id=submitted.task_id,
             type=new.type,
             queue=new.queue,
             state=submitted.state,
@@ -86,22 +120,26 @@ def _created(new: NewTask, submitted: Submitted) -> bytes:
 async def get(server: Server, request: Request) -> Response:
     """One task; with ``?wait=N`` once it has ended, or as it is after N seconds."""
     wait = wait_asked(request)
-    task_id = _task_id(request.params["id"])
+    task_id = task_id_of(request)
     if wait:
         task = await unless_gone(request, partial(server.wait_final, task_id, timeout_s=wait))
     else:
         task = await server.find(task_id)
-    return Response(200, task_json(_found(task, task_id)))
+    found = found_task(task, task_id)
+    return Response(200, task_json(found, cancellable=server.cancellable(found)))
 
 
-def _task_id(text: str) -> TaskId:
+def task_id_of(request: Request) -> TaskId:
+    """The task that the path names. Raises NotFound if that is no id at all."""
+    text = request.params["id"]
     try:
         return checked_id(text)
     except InvalidInput:
         raise _not_found(text) from None
 
 
-def _found(task: Task | None, task_id: TaskId) -> Task:
+def found_task(task: Task | None, task_id: TaskId) -> Task:
+    """*task*, if it was found. Raises NotFound."""
     if task is None:
         raise _not_found(task_id)
     return task
@@ -116,6 +154,11 @@ def _not_found(task_id: str) -> NotFound:
 
 async def submit_batch(server: Server, request: Request) -> Response:
     """Store an array of tasks, all or none; or lines of NDJSON, each on its own, as they come."""
+    if "idempotency-key" in request.headers:
+        raise InvalidInput(
+            "Idempotency-Key: a batch does not take it: give each task an id, and send the same again",
+            header="Idempotency-Key",
+        )
     if request.media == NDJSON:
         assert request.stream is not None
         return Response(200, await open_replies(server, request.stream), media=NDJSON)
