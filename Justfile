@@ -35,10 +35,15 @@ run *ARGS: setup
 serve *ARGS: setup
     @exec {{bin}}/tq serve "$@"
 
-# Run the tests; ARGS go to pytest
+# Run the tests, four files at a time: many of them mostly wait. ARGS go to pytest
 [no-exit-message]
 test *ARGS: setup
-    @exec {{bin}}/python -m pytest "$@"
+    @exec {{bin}}/python -m pytest -n 4 --dist loadfile "$@"
+
+# Hold a live server to /openapi.json: 200 requests an operation, and every part of them at its edges
+[no-exit-message]
+contract *ARGS: setup
+    @exec env CONTRACT_EXAMPLES=200 {{bin}}/python -m pytest tests/e2e/test_e2e_contract.py --timeout 1800 "$@"
 
 # Lint, check the format and the types
 check: setup
