@@ -377,6 +377,21 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
     ticks: tuple[Tick, ...]
 
 
+def new_schedule(op: PutSchedule, now: int) -> Schedule:
+    """The schedule that *op* makes at *now* under a name that was free."""
+    return Schedule(
+        name=op.name,
+        spec=op.spec,
+        version=1,
+        paused=False,
+        created_at=now,
+        seen_until=now,
+        next_at=op.next_at,
+        last_task_id=None,
+        ticks=(),
+    )
+
+
 class PutSchedule(Op[Schedule], frozen=True):
     """Make a schedule, or give it a new definition; the same definition again changes nothing.
 

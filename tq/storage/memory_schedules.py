@@ -38,19 +38,7 @@ class Schedules:
         if known is None:
             if len(self._known) >= SCHEDULES_MAX:
                 raise refusals.too_many("schedules", SCHEDULES_MAX)
-            return self._keep(
-                Schedule(
-                    name=op.name,
-                    spec=op.spec,
-                    version=1,
-                    paused=False,
-                    created_at=now,
-                    seen_until=now,
-                    next_at=op.next_at,
-                    last_task_id=None,
-                    ticks=(),
-                )
-            )
+            return self._keep(ops.new_schedule(op, now))
         if known.spec == op.spec:
             return known
         next_at = None if known.paused else op.next_at

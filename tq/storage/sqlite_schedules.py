@@ -56,20 +56,7 @@ def put_schedule(db: apsw.Connection, op: ops.PutSchedule, now: int) -> Schedule
     if known is None:
         if db.execute(COUNT_SCHEDULES).get >= SCHEDULES_MAX:
             raise refusals.too_many("schedules", SCHEDULES_MAX)
-        return _keep(
-            db,
-            Schedule(
-                name=op.name,
-                spec=op.spec,
-                version=1,
-                paused=False,
-                created_at=now,
-                seen_until=now,
-                next_at=op.next_at,
-                last_task_id=None,
-                ticks=(),
-            ),
-        )
+        return _keep(db, ops.new_schedule(op, now))
     if known.spec == op.spec:
         return known
     next_at = None if known.paused else op.next_at
