@@ -6,6 +6,7 @@ import pytest
 import trio
 import trio.testing
 
+from tq.core.errors import StorageUnavailable
 from tq.core.events import Event, TaskReleased, TaskStarted
 from tq.core.task import State, TaskId
 from tq.core.wire import SubmitRequest
@@ -193,3 +194,31 @@ async def test_running_task_shows_its_worker_and_start(
         assert task is not None
         assert (task.state, task.worker, task.server) == (State.RUNNING, 1, server.id)
         assert task.started_at == task.created_at + 1_000
+
+
+async def test_leases_whose_recall_failed_are_given_back_once_the_store_is_back(
+    queue: TaskQueue, autojump_clock: trio.testing.MockClock, seen: list[Event]
+) -> None:
+    @queue.task("quick")
+    async def quick() -> None: ...
+
+    @queue.task("slow")
+    async def slow() -> None:
+        await trio.sleep(4)
+
+    store = FaultyStore(MemoryStore())
+    async with open_server(queue, store=store, emit=seen.append) as server:
+        for _ in range(50):
+            await finished(server, await submit(server, type="quick"))
+        await server.submit_each([server.new_task(request("slow", "normal")) for _ in range(12)])
+        await trio.sleep(0.05)
+        assert len(server.pool.handed) == 7
+        store.failing = StorageUnavailable
+        await trio.sleep(1)
+        store.failing = None
+        await trio.sleep(2.5)
+        assert len([event for event in seen if isinstance(event, TaskReleased)]) == 7
+        stats = await server.stats()
+        assert (stats.count(State.PENDING), stats.count(State.RUNNING)) == (7, 5)
+        await trio.sleep(10)
+        assert (await server.stats()).succeeded == 62

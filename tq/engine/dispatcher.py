@@ -60,6 +60,8 @@ class Dispatcher:
         """Keep the workers busy, for ever. Ends only by cancellation; no lease is lost by that."""
         while True:
             try:
+                # What a recall could not give back, because the store went away, nobody else would.
+                await self._give_back()
                 if not self._pool.is_worth_claiming():
                     await self._wait_rung(self._pool.room)
                     continue
@@ -100,7 +102,7 @@ class Dispatcher:
     async def recall(self) -> int:
         """Give back the leases that lie in the channel, with no attempt burnt; how many it were.
 
-        If cancelled, or if the store is away, what was not given back is by the next call.
+        If the store is away, what was not given back is by the next call, or by `run`.
 
         Raises:
             StorageUnavailable: Safe to repeat.
@@ -110,6 +112,10 @@ class Dispatcher:
             while True:
                 self._recalled.append(self._inbox.receive_nowait())
         self._pool.recalled(self._recalled[before:])
+        return await self._give_back()
+
+    async def _give_back(self) -> int:
+        """Give back what was recalled and has not been; how many it were. Raises StorageUnavailable."""
         releases: list[AnyOp] = [Release(lease.task_id, lease.generation) for lease in self._recalled]
         if releases:
             await self._ledger.ask_each(releases)
