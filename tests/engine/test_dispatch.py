@@ -8,6 +8,7 @@ import trio.testing
 
 from tq.core.errors import StorageUnavailable
 from tq.core.events import Event, TaskReleased, TaskStarted
+from tq.core.ops import BATCH_MAX
 from tq.core.task import State, TaskId
 from tq.core.wire import SubmitRequest
 from tq.engine.pool import Pool
@@ -222,3 +223,25 @@ async def test_leases_whose_recall_failed_are_given_back_once_the_store_is_back(
         assert (stats.count(State.PENDING), stats.count(State.RUNNING)) == (7, 5)
         await trio.sleep(10)
         assert (await server.stats()).succeeded == 62
+
+
+async def test_more_leases_than_a_batch_has_are_recalled(
+    queue: TaskQueue, autojump_clock: trio.testing.MockClock, seen: list[Event]
+) -> None:
+    slow = False
+
+    @queue.task("it")
+    async def it() -> None:
+        if slow:
+            await trio.sleep(4)
+
+    async with open_server(queue, settings=Settings(buffer=3 * BATCH_MAX), emit=seen.append) as server:
+        for _ in range(50):
+            await finished(server, await submit(server, type="it"))
+        slow = True
+        for _ in range(4):
+            await server.submit_each([server.new_task(request("it", "normal")) for _ in range(BATCH_MAX)])
+        await trio.sleep(1)
+        assert len([event for event in seen if isinstance(event, TaskReleased)]) > BATCH_MAX
+        stats = await server.stats()
+        assert (stats.count(State.PENDING), stats.count(State.RUNNING)) == (4 * BATCH_MAX - 5, 5)

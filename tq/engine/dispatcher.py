@@ -15,7 +15,7 @@ import trio
 
 from tq.clock import Clock
 from tq.core.errors import StorageUnavailable
-from tq.core.ops import CLAIM_LIMIT_MAX, AnyOp, Claim, Claimed, Release
+from tq.core.ops import BATCH_MAX, CLAIM_LIMIT_MAX, AnyOp, Claim, Claimed, Release
 from tq.core.task import Lease, ServerId
 from tq.engine.backoff import Backoff
 from tq.engine.bell import Bell
@@ -116,8 +116,10 @@ class Dispatcher:
 
     async def _give_back(self) -> int:
         """Give back what was recalled and has not been; how many it were. Raises StorageUnavailable."""
-        releases: list[AnyOp] = [Release(lease.task_id, lease.generation) for lease in self._recalled]
-        if releases:
+        count = 0
+        while part := self._recalled[:BATCH_MAX]:
+            releases: list[AnyOp] = [Release(lease.task_id, lease.generation) for lease in part]
             await self._ledger.ask_each(releases)
-            self._recalled.clear()
-        return len(releases)
+            del self._recalled[: len(part)]
+            count += len(part)
+        return count
