@@ -5,6 +5,9 @@ from __future__ import annotations
 import ast
 import json
 import re
+import shlex
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,10 +69,11 @@ def snippets(text: str, language: str) -> list[str]:
 
 
 def section(text: str, title: str) -> str:
-    """What stands under the heading ``## title``."""
-    _, found, rest = f"\n{text}".partition(f"\n## {title}\n")
+    """What stands under the heading ``## title`` or ``### title``, to the next that is no lower."""
+    found = re.search(rf"^(##|###) {re.escape(title)}\n", text, re.M)
     assert found, f"no section {title!r}"
-    return rest.partition("\n## ")[0]
+    after = re.search(rf"^##{'#?' if found[1] == '###' else ''} ", text[found.end() :], re.M)
+    return text[found.end() :][: after.start() if after else None]
 
 
 def test_tables_sections_names_and_snippets_are_read() -> None:
@@ -79,6 +83,9 @@ def test_tables_sections_names_and_snippets_are_read() -> None:
     assert names_in(section(text, "A")) == {"a\\|b", "c"}
     assert names_in(section(text, "B")) == set()
     assert snippets(text, "sh") == ["`no`\n"]
+    nested = "## A\n1\n### B\n2\n### C\n3\n## D\n4\n"
+    assert section(nested, "A") == "1\n### B\n2\n### C\n3\n"
+    assert (section(nested, "B"), section(nested, "C"), section(nested, "D")) == ("2\n", "3\n", "4\n")
     with pytest.raises(AssertionError, match="no table"):
         rows(text, head="z")
 
@@ -93,17 +100,58 @@ def test_every_setting_is_documented_with_its_names_and_its_default() -> None:
     }
 
 
+def commands(group: click.Group, path: str = "tq") -> Iterator[tuple[str, click.Command]]:
+    """Every command below *group*, groups of commands included, with the words that call it."""
+    for name, command in group.commands.items():
+        yield f"{path} {name}", command
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{path} {name}")
+
+
+COMMANDS = dict(commands(cli))
+LEAVES = {path: command for path, command in COMMANDS.items() if not isinstance(command, click.Group)}
+
+
+def flags_in(text: str) -> set[str]:
+    """The flags that *text* has in backticks, also with a value: ``--id ID``."""
+    return set(re.findall(r"(?<![\w-])--[\w-]+", " ".join(names_in(text))))
+
+
 def test_every_command_and_every_option_is_documented() -> None:
     text = document("docs/cli.md")
     settings = {setting.flag for setting in SETTINGS}
-    for name, command in cli.commands.items():
-        # A flag with its value counts: `--id ID`.
-        told = set(re.findall(r"(?<![\w-])--[\w-]+", " ".join(names_in(section(text, f"tq {name}")))))
+    # What is told of once, for many commands. "The flags are those of `tq serve`" is enough, elsewhere.
+    asking = set(rows(section(text, "Asking a server"), head="flag"))
+    asking = {flag.split()[0] for flag in asking}
+    filters = flags_in(section(text, "Filters"))
+    for path, command in LEAVES.items():
+        here = section(text, path)
+        told = flags_in(here)
         options = {opt for each in command.params if isinstance(each, click.Option) for opt in each.opts}
-        # "The flags are those of `tq serve`" is enough, elsewhere.
-        assert told <= options, f"{name}: told of, and not there"
-        assert options - told <= (set() if name == "serve" else settings), f"{name}: not told of"
-    assert set(re.findall(r"^## tq (\w+)$", text, re.M)) == set(cli.commands)
+        elsewhere = asking | (filters if "(#filters)" in here else set())
+        elsewhere |= set() if path == "tq serve" else settings
+        assert told <= options, f"{path}: told of, and not there"
+        assert options - told <= elsewhere, f"{path}: not told of"
+    assert set(re.findall(r"^###? (tq .+)$", text, re.M)) == set(COMMANDS)
+
+
+@pytest.mark.parametrize("path", LEAVES)
+def test_the_help_of_every_command_has_examples_that_it_takes(path: str) -> None:
+    _, _, shown = (LEAVES[path].epilog or "").partition("Examples:\n")
+    lines = [line.strip() for line in shown.splitlines() if line.strip()]
+    assert lines, "no example"
+    for line in lines:
+        words = shlex.split(re.split(r" (?:\||&&) ", line)[0])
+        own = path.split()
+        assert words[: len(own)] == own, line
+        LEAVES[path].make_context(path, words[len(own) :])
+
+
+def test_help_does_not_wait_for_what_is_heavy() -> None:
+    heavy = ("httpx2", "trio", "quart", "apsw", "anyio")
+    code = f"import sys, tq.cli.main; print([each for each in {heavy} if each in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_every_exit_code_is_documented_in_the_words_of_the_help() -> None:

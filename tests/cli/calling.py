@@ -1,4 +1,4 @@
-"""The fixture ``tq``: the command line in this process.
+"""The fixtures ``tq``, the command line in this process, and ``url``, a server for it to ask.
 
 A plugin that modules ask for by name, not a conftest.py: mypy cannot have two modules of that name.
 """
@@ -8,10 +8,11 @@ from __future__ import annotations
 import io
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cli_kit import CallTq, Done
+from cli_kit import APP, CallTq, Done, serving
 
 from tq.cli.main import main
 
@@ -41,3 +42,12 @@ def tq(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFix
         return Done(code, *capfd.readouterr())
 
     return call
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server of `cli_kit.APP` in a process of its own, for the tests of one file."""
+    folder = tmp_path_factory.mktemp("served")
+    (folder / "app.py").write_text(APP)
+    with serving("serve", "--store", "memory:", cwd=folder) as (_, url):
+        yield url

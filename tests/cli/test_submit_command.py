@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import time
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from threading import Timer
@@ -11,15 +12,9 @@ from threading import Timer
 import pytest
 from cli_kit import APP, CallTq, Done, serving
 
+from tq.cli.submitting import progress_line
+
 pytest_plugins = ("calling",)
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("submit")
-    (folder / "app.py").write_text(APP)
-    with serving("serve", "--store", "memory:", cwd=folder) as (_, url):
-        yield url
 
 
 @pytest.fixture
@@ -45,6 +40,59 @@ def test_every_field_reaches_the_server(submit: CallTq) -> None:
         "timeout": 0.5,
         "max_attempts": 3,
     }
+
+
+def test_what_a_task_may_have_beside_reaches_the_server(submit: CallTq, tq: CallTq, url: str) -> None:
+    submit("add", "a=1", "--id", "root", "--wait")
+    done = submit(
+        *["add", "a=1", "--id", "full", "--key", "ada", "--tag", "x", "--tag", "y"],
+        *["--run-at", "2100-01-01T00:00:00Z", "--deadline", "2100-01-02T00:00:00Z"],
+        *["--expires-at", "2100-01-01T12:00:00Z", "--depends-on", "root", "--on-dependency-failure", "run"],
+        *["--parent", "root", "--unique-key", "u", "--unique-while", "queued", "--on-conflict", "reject"],
+        *["--retry", '{"kind": "fixed", "base": 5}', "--result-ttl", "2d"],
+    )
+    assert done == Done(0, "full\n", "")
+    task = json.loads(tq("tasks", "show", "full", "--json", TQ_URL=url).out)
+    assert {name: task[name] for name in ("key", "tags", "run_at", "deadline", "expires_at")} == {
+        "key": "ada",
+        "tags": ["x", "y"],
+        "run_at": "2100-01-01T00:00:00.000Z",
+        "deadline": "2100-01-02T00:00:00.000Z",
+        "expires_at": "2100-01-01T12:00:00.000Z",
+    }
+    assert {name: task[name] for name in ("parent_id", "depends_on", "on_dependency_failure", "unique")} == {
+        "parent_id": "root",
+        "depends_on": ["root"],
+        "on_dependency_failure": "run",
+        "unique": {"key": "u", "while": "queued", "on_conflict": "reject"},
+    }
+
+
+def test_an_instant_may_be_said_as_a_time_from_now(submit: CallTq, tq: CallTq, url: str) -> None:
+    before = time.time()
+    submit("add", "a=1", "--id", "soon", "--run-at", "1h", "--deadline", "2h")
+    task = json.loads(tq("tasks", "show", "soon", "--json", TQ_URL=url).out)
+    ahead = {name: datetime.fromisoformat(task[name]).timestamp() - before for name in ("run_at", "deadline")}
+    assert 3599 < ahead["run_at"] < 3630
+    assert 7199 < ahead["deadline"] < 7230
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--retry", "fixed"], "--retry: not JSON"),
+        (["--on-conflict", "reject"], "--unique-while and --on-conflict are of --unique-key"),
+    ],
+)
+def test_what_contradicts_itself_is_not_sent(submit: CallTq, args: list[str], said: str) -> None:
+    assert said in submit("add", "a=1", *args).refused(2)
+
+
+def test_the_progress_of_a_task_is_one_line_that_no_text_breaks_out_of() -> None:
+    task = {"state": "running", "progress": {"fraction": 0.4, "message": "half\x1b[2J\nway"}}
+    assert progress_line(task, 80) == r"running [########............]  40% half\x1b[2J\nway"
+    assert progress_line(task, 24) == "running [########.....…"
+    assert progress_line({"state": "pending"}, 80) == "pending"
 
 
 def test_wait_prints_the_result(submit: CallTq) -> None:
@@ -102,7 +150,7 @@ def test_what_the_server_refuses_is_told_in_its_words(submit: CallTq) -> None:
 
 
 def test_a_url_that_is_no_tq_server_is_told_so(submit: CallTq, url: str) -> None:
-    line = submit("add", "a=1", TQ_URL=url + "/elsewhere").refused(7)
+    line = submit("add", "a=1", TQ_URL=url + "/elsewhere").refused(8)
     assert "there is nothing at /elsewhere/v1/tasks" in line
 
 

@@ -20,9 +20,12 @@ class Exit(IntEnum):
     CANNOT_LOAD_APP = 5
     UNREACHABLE = 6
     REFUSED = 7
+    NOT_FOUND = 8
+    NOT_NOW = 9
     TASK_FAILED = 10
     TASK_CANCELLED = 11
     TASK_NOT_FINISHED = 12
+    NOT_ALLOWED = 13
     INTERRUPTED = 130
 
 
@@ -35,10 +38,13 @@ EXIT_MEANINGS: Final = {
     Exit.CANNOT_LOAD_APP: "the app cannot be loaded",
     Exit.UNREACHABLE: "no server answers at the URL",
     Exit.REFUSED: "the server refused the request",
+    Exit.NOT_FOUND: "the server has no such task, schedule or route",
+    Exit.NOT_NOW: "the server cannot do it now: the same may work later",
     Exit.TASK_FAILED: "the task that was waited for failed",
     Exit.TASK_CANCELLED: "the task that was waited for was cancelled",
     Exit.TASK_NOT_FINISHED: "the task that was waited for has not finished in time",
-    Exit.INTERRUPTED: "stopped at once: by a third signal, or by Ctrl+C in a command that only asks",
+    Exit.NOT_ALLOWED: "the server does not allow it to you, or does not know your key",
+    Exit.INTERRUPTED: "stopped at once: by a third signal, by Ctrl+C in a command that only asks, or by a no",
 }
 
 

@@ -13,21 +13,28 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 import click
 
 from tq import __version__
+from tq.cli.dead import dead_group
 from tq.cli.exits import EXIT_MEANINGS, Exit, Fault, say
-from tq.config import SETTINGS, Config, load_config, parse_duration
+from tq.cli.options import AHEAD, FOREVER, Duration, asks, examples, is_duration, task_options
+from tq.cli.queues import queues_group
+from tq.cli.schedules import schedules_group
+from tq.cli.tasks import tasks_group
+from tq.cli.workers import workers_command
+from tq.config import SETTINGS, Config, load_config
 from tq.core.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from tq.cli.asking import Api
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 DEMO_STORE: Final = "sqlite:///./tq-demo.db"
 """Apart from the default of ``tq serve``: the demo accepts every type, so it would eat real tasks."""
-DEFAULT_URL: Final = "http://127.0.0.1:8080"
-FOREVER: Final = "36500d"
 
 
 def main() -> NoReturn:
@@ -79,7 +86,9 @@ def _config(flags: Mapping[str, str | None]) -> Config:
     return load_config(flags, environ=os.environ, folder=Path.cwd())
 
 
-@cli.command(short_help="Run a server for your handlers.")
+@cli.command(
+    short_help="Run a server for your handlers.", epilog=examples("tq serve tasks:app --workers 2:20")
+)
 @click.argument("app", required=False, metavar="[MODULE:APP]")
 @_settings
 def serve(*, app: str | None, **flags: str | None) -> Exit:
@@ -97,7 +106,10 @@ def serve(*, app: str | None, **flags: str | None) -> Exit:
     return run(queue, config)
 
 
-@cli.command(short_help="Run a server to try: any type is accepted, some tasks fail.")
+@cli.command(
+    short_help="Run a server to try: any type is accepted, some tasks fail.",
+    epilog=examples("tq demo", "tq demo --bind 127.0.0.1:9000"),
+)
 @_settings
 def demo(**flags: str | None) -> Exit:
     """Run a server to try: it accepts any type, takes a moment, and fails one time in five.
@@ -118,54 +130,38 @@ class _SubmitCommand(click.Command):
         """Give a ``--wait`` without a duration after it the longest there is."""
         following = [*args, ""][1:]
         for index, after in enumerate(following):
-            if args[index] == "--wait" and not _is_duration(after):
+            if args[index] == "--wait" and not is_duration(after):
                 args = [*args[:index], f"--wait={FOREVER}", *args[index + 1 :]]
         return super().parse_args(ctx, args)
 
 
-def _is_duration(text: str) -> bool:
-    try:
-        parse_duration(text)
-    except ValueError:
-        return False
-    return True
-
-
-class _Duration(click.ParamType[int]):
-    """A duration as text, as milliseconds."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """*value* as milliseconds."""
-        try:
-            return parse_duration(value)
-        except ValueError:
-            self.fail(f"{value!r} is not a duration such as 5, 500ms, 5m or 1h", param, ctx)
-
-
-@cli.command(cls=_SubmitCommand)
+@cli.command(
+    cls=_SubmitCommand,
+    epilog=examples(
+        "tq submit email to=ada@example.org --delay 10m",
+        "tq submit report --payload @report.json --wait 1m && echo done",
+    ),
+)
 @click.argument("type")
 @click.argument("values", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--payload", metavar="TEXT|@FILE|-", help="The payload as JSON: here, in a file, or on stdin.")
 @click.option("--id", metavar="ID", help="The id of the task; the same request again makes no second task.")
-@click.option("--queue", metavar="NAME", help="The queue. [default: the handler's]")
-@click.option("--priority", metavar="N", help="-100 to 100, or low, normal, high, critical; higher first.")
-@click.option("--delay", type=_Duration(), help="Start no sooner than this from now.")
-@click.option("--timeout", type=_Duration(), help="How long an attempt may take.")
-@click.option("--max-attempts", metavar="N", type=int, help="How often it is tried before it has failed.")
+@click.option("--delay", type=Duration(), help="Start no sooner than this from now.")
+@click.option("--run-at", type=AHEAD, help="Start no sooner than this instant.")
+@click.option("--deadline", type=AHEAD, help="It must have ended by this instant, or in so long: 1h.")
+@click.option("--expires-at", type=AHEAD, help="It must have started by this instant, or in so long.")
+@click.option("--parent", "parent_id", metavar="ID", help="The task that it is a child of.")
 @click.option(
-    "--wait", type=_Duration(), metavar="[DURATION]", help="Wait until it ends, or at most this long."
+    "--depends-on", metavar="ID", multiple=True, help="A task that must have ended before; may be repeated."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the task as JSON.")
 @click.option(
-    "--url",
-    metavar="URL",
-    envvar="TQ_URL",
-    default=DEFAULT_URL,
-    help=f"The server. [default: {DEFAULT_URL}; variable: TQ_URL]",
+    "--on-dependency-failure", metavar="WHAT", help="If one of these does not succeed: cancel or run."
 )
-def submit(*, url: str, wait: int | None, as_json: bool, **fields: Any) -> Exit:
+@task_options
+@click.option(
+    "--wait", type=Duration(), metavar="[DURATION]", help="Wait until it ends, or at most this long."
+)
+@asks
+def submit(*, api: Api, wait: int | None, as_json: bool, **fields: Any) -> Exit:
     """Submit a task of TYPE and print its id.
 
     The payload is the object of the KEY=VALUE; a VALUE that is JSON is taken as such, any other as text.
@@ -175,10 +171,13 @@ def submit(*, url: str, wait: int | None, as_json: bool, **fields: Any) -> Exit:
     """
     from tq.cli.submitting import run
 
-    return run(url, fields, wait_ms=wait, as_json=as_json)
+    return run(api, fields, wait_ms=wait, as_json=as_json)
 
 
-@cli.command(short_help="Look at this machine and the settings: what is wrong, what to do.")
+@cli.command(
+    short_help="Look at this machine and the settings: what is wrong, what to do.",
+    epilog=examples("tq doctor", "tq doctor --store sqlite:////var/lib/tq.db"),
+)
 @_settings
 @click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON.")
 def doctor(*, as_json: bool, **flags: str | None) -> Exit:
@@ -189,3 +188,7 @@ def doctor(*, as_json: bool, **flags: str | None) -> Exit:
     checks = examine(config, timer=time.perf_counter)
     click.echo(report_json(checks) if as_json else report_text(checks))
     return Exit.FAILED if any(check.status is Status.FAIL for check in checks) else Exit.OK
+
+
+for _command in (tasks_group, dead_group, queues_group, schedules_group, workers_command):
+    cli.add_command(_command)
