@@ -89,12 +89,13 @@ MAY_IMPORT = {
     "dashboard": {"core", "storage", "clock", "handlers", "engine", "dashboard"},
     "metrics": {"core", "storage", "clock", "handlers", "engine"},
     "config": {"core"},
+    "client": {"core", "clock", "client"},
     "logs": {"core"},
     "demo": {"context", "handlers"},
     "doctor": {"core", "storage", "api", "config"},
     "cli": {"core", "storage", "clock", "handlers", "engine", "api", "dashboard", "metrics", "config", "logs"}
     | {"demo", "doctor", "cli"},
-    "__init__": {"core", "context", "handlers"},
+    "__init__": {"core", "client", "context", "handlers"},
     "__main__": {"cli"},
 }
 """By part of the package: the parts it may import. Nothing imports ``testing``, which imports all."""

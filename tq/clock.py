@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from random import Random
-from typing import Protocol, TypeVar
+from random import Random, SystemRandom
+from typing import Final, Protocol, TypeVar
 
 import trio
 
 from tq.core.task import TaskId
 
 T = TypeVar("T")
+
+CHANCE: Final[Random] = SystemRandom()
+"""The machine's own chance. It has no seed, which the processes after a fork would share."""
 
 
 class Clock(Protocol):
@@ -39,6 +42,27 @@ class SystemClock:
     def monotonic(self) -> float:
         """Trio's own time, so that it can be compared with deadlines."""
         return trio.current_time()
+
+
+def monotonic_s() -> float:
+    """Seconds from an arbitrary start, outside trio."""
+    return time.monotonic()
+
+
+def sleep_s(seconds: float) -> None:
+    """Block this thread for *seconds*."""
+    time.sleep(seconds)
+
+
+async def sleep_here(seconds: float) -> None:
+    """Sleep for *seconds* in the loop that runs this, be it trio's or asyncio's."""
+    if trio.lowlevel.in_trio_task():
+        await trio.sleep(seconds)
+    else:
+        # Whoever is in its loop has it; `tq --help` need not load it.
+        import asyncio
+
+        await asyncio.sleep(seconds)
 
 
 class RunSync(Protocol):

@@ -1,0 +1,68 @@
+"""Where a server is and how it is spoken to with httpx2: what the blocking and the async client share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import httpx2
+
+from tq.client.retrying import Answer, Call, Seams, Silence
+from tq.clock import CHANCE, IdMaker, SystemClock, monotonic_s
+
+DEFAULT_URL: Final = "http://127.0.0.1:8080"
+CONNECT_S: Final = 5.0
+"""Seconds to reach a server."""
+ANSWER_S: Final = 30.0
+"""Seconds that an answer may take, beside those that it was asked to wait."""
+SEAMS: Final = Seams(now=monotonic_s, chance=CHANCE.random, new_id=IdMaker(SystemClock(), CHANCE))
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A server's URL without its last slash, and what every request to it carries."""
+
+    url: str
+    headers: Mapping[str, str]
+    trust_env: bool
+
+    def headers_of(self, call: Call) -> dict[str, str]:
+        """The headers that *call* is sent with."""
+        return {**self.headers, **(call.headers or {})}
+
+    def timeout_of(self, call: Call) -> httpx2.Timeout:
+        """How long to wait for the answer to *call*."""
+        return httpx2.Timeout(ANSWER_S + call.hold_s, connect=CONNECT_S)
+
+
+def find_address(url: str | None, key: str | None, environ: Mapping[str, str]) -> Address:
+    """The server at *url* with *key*; without them, those of TQ_URL and TQ_KEY.
+
+    Raises:
+        ValueError: It is no URL of a server.
+    """
+    url = url or environ.get("TQ_URL") or DEFAULT_URL
+    key = key or environ.get("TQ_KEY")
+    try:
+        parsed = httpx2.URL(url)
+    except httpx2.InvalidURL as fault:
+        raise ValueError(f"url {url!r}: {fault}") from None
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise ValueError(f"url {url!r}: it must begin with http:// or https:// and name a host")
+    headers = {} if key is None else {"authorization": f"Bearer {key}"}
+    # A proxy of the environment would not reach this machine's own loopback.
+    return Address(url.rstrip("/"), headers, parsed.host not in ("localhost", "127.0.0.1", "::1"))
+
+
+def answer_of(response: httpx2.Response, body: bytes) -> Answer:
+    """*response* as the talks know it. Names of headers are in lower case."""
+    return Answer(
+        response.status_code, {name.lower(): value for name, value in response.headers.items()}, body
+    )
+
+
+def silence_of(error: httpx2.TransportError) -> Silence:
+    """*error* as the talks know it: nothing is done if there was no connection to ask on."""
+    never_sent = isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout)
+    return Silence(f"{type(error).__name__}: {error}".rstrip(": "), may_be_done=not never_sent)

@@ -1,0 +1,187 @@
+"""What can be asked of a server, as talks: which requests, and what their answers mean. No I/O."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Final
+from urllib.parse import quote, urlencode
+
+import msgspec
+
+from tq.client.errors import NotEnded, TaskCancelled, TaskFailed
+from tq.client.records import Batch, Page, Stats, TaskRecord
+from tq.client.retrying import Call, Pause, RetryRules, Seams, Talk, accepted, exchange, refusal
+from tq.core.errors import IllegalTransition, TqError
+from tq.core.ops import BATCH_MAX
+from tq.core.task import State
+
+HOLD_S: Final = 30.0
+"""Seconds that one request waits for a task to end, before the next."""
+BATCH_BYTES_MAX: Final = 16 * 1024 * 1024
+"""Of one batch: half of what a server takes."""
+HURRY_S: Final = 0.5
+"""Seconds between two looks at a task, when the server holds nobody because it is shutting down."""
+_JSON: Final = {"content-type": "application/json"}
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """The routes of a server, each as a talk that ends with what was asked for.
+
+    Every talk raises TqError for a refusal, Unreachable for silence and NotTq for another's answer.
+    """
+
+    rules: RetryRules
+    seams: Seams
+
+    def submit(self, body: Mapping[str, object], *, idempotency_key: str | None = None) -> Talk[TaskRecord]:
+        """Store one task, once, however often it has to be sent: by its id, or a key for the request."""
+        headers = dict(_JSON)
+        if idempotency_key is not None or "id" not in body:
+            headers["idempotency-key"] = idempotency_key or self.seams.new_id()
+        call = Call(method="POST", path="/v1/tasks", body=msgspec.json.encode(body), headers=headers)
+        answer = yield from exchange(call, self.rules, self.seams)
+        record = accepted(answer, TaskRecord)
+        return msgspec.structs.replace(record, duplicate="tq-duplicate" in answer.headers)
+
+    def submit_many(self, bodies: Iterable[Mapping[str, object]]) -> Talk[list[TaskRecord]]:
+        """Store many, batch by batch, each whole or not at all. Those without an id are given one."""
+        records: list[TaskRecord] = []
+        with_ids = [{**body, "id": body["id"] if "id" in body else self.seams.new_id()} for body in bodies]
+        for batch in batches([msgspec.json.encode(body) for body in with_ids]):
+            path = "/v1/tasks/batch"
+            call = Call(method="POST", path=path, body=b"[" + b",".join(batch) + b"]", headers=_JSON)
+            answer = yield from exchange(call, self.rules, self.seams)
+            try:
+                records += accepted(answer, Batch).tasks
+            except TqError as error:
+                raise _counted(error, stored=len(records)) from None
+        return [
+            msgspec.structs.replace(record, type=record.type or str(body["type"]))
+            for record, body in zip(records, with_ids, strict=True)
+        ]
+
+    def get(self, task_id: str) -> Talk[TaskRecord]:
+        """The task as it is."""
+        answer = yield from exchange(Call(method="GET", path=task_path(task_id)), self.rules, self.seams)
+        return accepted(answer, TaskRecord)
+
+    def wait(self, task_id: str, *, timeout: float | None) -> Talk[TaskRecord]:
+        """The task once it has ended, whatever happens to its server meanwhile.
+
+        Raises:
+            NotEnded: Not within *timeout* seconds.
+        """
+        ends = math.inf if timeout is None else self.seams.now() + timeout
+
+        def look() -> Call:
+            hold_s = min(HOLD_S, max(0.0, ends - self.seams.now()))
+            return Call(method="GET", path=f"{task_path(task_id)}?wait={hold_s:.3f}", hold_s=hold_s)
+
+        while True:
+            asked = self.seams.now()
+            rules = replace(self.rules, total=min(self.rules.total, max(0.0, ends - asked)))
+            answer = yield from exchange(look(), rules, self.seams, again=look)
+            record = accepted(answer, TaskRecord)
+            now = self.seams.now()
+            if record.has_ended:
+                return record
+            if now >= ends:
+                raise NotEnded(record)
+            if now - asked < HURRY_S:
+                # It was not held: the server is shutting down, or the time is nearly over.
+                yield Pause(min(HURRY_S * (0.5 + self.seams.chance()), ends - now))
+
+    def cancel(self, task_id: str, *, cascade: bool) -> Talk[TaskRecord]:
+        """The task, cancelled, or asked to stop if it runs.
+
+        Raises:
+            IllegalTransition: It has ended; but not if it was an attempt of this very call that ended it.
+        """
+        body = msgspec.json.encode({"cascade": cascade})
+        call = Call(method="POST", path=f"{task_path(task_id)}/cancel", body=body, headers=_JSON)
+        answer = yield from exchange(call, self.rules, self.seams)
+        if answer.is_repeat and isinstance(refusal(answer), IllegalTransition):
+            record = yield from self.get(task_id)
+            if record.state is State.CANCELLED:
+                return record
+        return accepted(answer, TaskRecord)
+
+    def retry(self, task_id: str) -> Talk[TaskRecord]:
+        """The ended task, waiting again. Not sent again if it may be done: that could run it twice more."""
+        call = Call(method="POST", path=f"{task_path(task_id)}/retry", repeatable=False)
+        answer = yield from exchange(call, self.rules, self.seams)
+        return accepted(answer, TaskRecord)
+
+    def page(self, filters: Mapping[str, object], *, limit: int, cursor: str | None) -> Talk[Page]:
+        """One page of the list of those that the *filters* mean, newest first."""
+        query = {name: _text(value) for name, value in filters.items() if value is not None}
+        query |= {"limit": str(limit)} | ({} if cursor is None else {"cursor": cursor})
+        call = Call(method="GET", path=f"/v1/tasks?{urlencode(query)}")
+        answer = yield from exchange(call, self.rules, self.seams)
+        return accepted(answer, Page)
+
+    def stats(self) -> Talk[Stats]:
+        """The counters."""
+        answer = yield from exchange(Call(method="GET", path="/v1/stats"), self.rules, self.seams)
+        return accepted(answer, Stats)
+
+
+def batches(
+    encoded: Sequence[bytes], *, count_max: int = BATCH_MAX, bytes_max: int = BATCH_BYTES_MAX
+) -> Iterator[list[bytes]]:
+    """*encoded* in order, in lists that one request may carry each; one that is too large goes alone."""
+    batch: list[bytes] = []
+    size = 0
+    for one in encoded:
+        if batch and (len(batch) == count_max or size + len(one) > bytes_max):
+            yield batch
+            batch, size = [], 0
+        batch.append(one)
+        size += len(one) + 1
+    if batch:
+        yield batch
+
+
+def _counted(error: TqError, *, stored: int) -> TqError:
+    """*error* of a batch that came after *stored* tasks: its ``index`` counts all that were given."""
+    index = error.fields.get("index")
+    if isinstance(index, int):
+        error.fields["index"] = stored + index
+    error.fields["stored"] = stored
+    return error
+
+
+def result_of(record: TaskRecord) -> Any:
+    """What the handler of the ended task returned.
+
+    Raises:
+        TaskFailed, TaskCancelled: There is nothing.
+    """
+    assert record.has_ended
+    if record.state is State.FAILED:
+        last = record.errors[-1] if record.errors else None
+        said = f": {last.type}: {last.message}" if last else ""
+        raise TaskFailed(f"{record.id} failed ({record.reason}){said}", record)
+    if record.state is State.CANCELLED:
+        raise TaskCancelled(f"{record.id} was cancelled ({record.reason})", record)
+    return record.result
+
+
+def task_path(task_id: str) -> str:
+    """The path of a task."""
+    # Whatever it is, it is one segment of a path: `.` and `..` would be taken out of it.
+    return f"/v1/tasks/{quote(task_id, safe='').replace('.', '%2E')}"
+
+
+def _text(value: object) -> str:
+    """*value* as a query says it."""
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, str):
+        return str(value)
+    assert isinstance(value, Sequence)
+    return ",".join(map(str, value))
