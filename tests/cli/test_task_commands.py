@@ -172,7 +172,7 @@ def test_a_tail_outlives_a_restart_of_the_server(tq: CallTq, tmp_path: Path) -> 
     (tmp_path / "app.py").write_text(APP)
     with serving("serve", cwd=tmp_path) as (process, url):
         tq("submit", "add", "a=41", "--id", "t", "--delay", "4s", TQ_URL=url)
-        again: list[subprocess.Popen[str]] = []
+        again: list[subprocess.Popen[bytes]] = []
 
         def restart() -> None:
             process.terminate()
