@@ -223,7 +223,8 @@ def test_tasks_are_changed_by_their_ids_and_one_refusal_stops_none(at: CallTq) -
     assert (done.code, done.out) == (8, "a\tcancelled\nb\tcancelled\n")
     assert done.err.startswith("tq: nope: refused: no task nope: ")
     assert at("tasks", "cancel", "a").refused(7).endswith("[illegal_transition]\n")
-    assert at("tasks", "retry", "a").out == "a\tpending\n"
+    # By the time it is told, a worker may have taken it.
+    assert at("tasks", "retry", "a").out in {"a\tpending\n", "a\trunning\n", "a\tsucceeded\n"}
     assert at("tasks", "delete", "b").refused(2).startswith("tq: nobody is here to ask")
     assert at("tasks", "delete", "b", "--yes") == Done(0, "b\tdeleted\n", "")
     assert "[not_found]" in at("tasks", "show", "b").refused(8)
