@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import subprocess
 import sys
@@ -12,9 +13,10 @@ from contextlib import closing, contextmanager, suppress
 from typing import Any
 
 import pytest
+import trio
 from process import Server, Site
 
-from tq import Client
+from tq import AsyncClient, Client
 from tq.client.errors import NotTq, Unreachable
 from tq.client.retrying import RetryRules
 from tq.core.errors import Overloaded
@@ -236,6 +238,29 @@ def test_no_server_is_unreachable_and_nothing_is_done() -> None:
         with pytest.raises(Unreachable, match="ConnectError") as caught:
             client.submit("echo")
         assert not caught.value.may_be_done
+
+
+def test_a_connection_that_ends_without_an_answer_may_have_done_it() -> None:
+    with (
+        answering(b"") as (url, _),
+        Client(url, retry=RetryRules(attempts=1)) as client,
+        pytest.raises(Unreachable) as caught,
+    ):
+        client.submit("echo")
+    assert caught.value.may_be_done
+
+
+@pytest.mark.parametrize("run", [trio.run, lambda main: asyncio.run(main())], ids=["trio", "asyncio"])
+def test_an_async_client_pauses_in_the_loop_that_it_is_used_in(run: Callable[[Any], object]) -> None:
+    body = b'{"id": "a", "state": "pending"}'
+    with answering(http(503, b"{}"), http(200, body, "content-type: application/json")) as (url, heard):
+
+        async def main() -> None:
+            async with AsyncClient(url, retry=QUICK) as client:
+                assert (await client.get("a")).id == "a"
+
+        run(main)
+    assert len(heard) == 2
 
 
 def test_the_key_goes_with_every_request(monkeypatch: pytest.MonkeyPatch) -> None:
