@@ -301,6 +301,24 @@ async def test_a_tree_is_cut_off_at_five_hundred_tasks_and_says_so(
         assert (len(answer["tree"]["children"]), answer["more"]) == (499, True)
 
 
+async def test_a_tree_is_cut_off_below_a_hundred_levels_and_says_so(
+    queue: TaskQueue, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with open_api(queue) as api:
+        await submit(api, "c0", delay=5)
+        chain = [
+            {"id": f"c{n}", "type": "nap", "delay": 5, "parent_id": f"c{n - 1}"} for n in range(1, 1_000)
+        ]
+        await api.post("/v1/tasks/batch", chain)
+        answer = (await api.get("/v1/tasks/c0/tree")).json
+        tree, levels = answer["tree"], 1
+        while tree["children"]:
+            (tree,) = tree["children"]
+            levels += 1
+        assert (levels, tree["id"], answer["more"]) == (100, "c99", True)
+        assert (await api.get("/v1/tasks/c900/tree")).json["more"] is False
+
+
 # Dependencies
 
 

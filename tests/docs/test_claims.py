@@ -194,7 +194,7 @@ CLAIMS = [
     ("submit-once", f"| {ops.REQUEST_KEPT_MS // 3_600_000} h |"),
     ("submit-once", f"1 to {task.KEY_MAX} printable"),
     ("families", f"up to {task.DEPENDENCIES_MAX} tasks that are stored"),
-    ("families", f"up to {bulk.TREE_MAX} tasks"),
+    ("families", f"up to {bulk.TREE_MAX} tasks, and up to {bulk.TREE_DEPTH_MAX} levels"),
     ("queues", f"1 to {limits.CONCURRENCY_MAX:,} | how many run"),
     ("queues", f"1 to {limits.RATE_LIMIT_MAX:,} | starts"),
     ("queues", f"0.001 to {limits.RATE_PERIOD_MAX_MS // 1000:,} | seconds"),

@@ -18,6 +18,8 @@ R = TypeVar("R")
 
 TREE_MAX: Final = 500
 """Tasks in one tree; the rest is only said to be there."""
+TREE_DEPTH_MAX: Final = 100
+"""Levels of one tree, the root among them: JSON that is nested deeper breaks those who write and read it."""
 
 
 class Reads(Protocol):
@@ -114,11 +116,15 @@ class Branch:
 
 
 async def read_tree(read: Reads, root: Task) -> tuple[Branch, bool]:
-    """The tree below *root*, at most TREE_MAX tasks, level by level; and whether it was cut off."""
+    """The tree below *root*, level by level, and whether it was cut off: by TREE_MAX or TREE_DEPTH_MAX."""
     tree = Branch(root, [])
     level = [tree]
     left = TREE_MAX - 1
+    depth = 0
     while level:
+        depth += 1
+        if depth == TREE_DEPTH_MAX:
+            left = 0
         below: list[Branch] = []
         for branch in level:
             children, more = await _children(read, branch.task.id, left)
