@@ -146,3 +146,10 @@ def test_a_task_that_was_deleted_ends_its_tail(tq: CallTq, scripted: Script) -> 
     url, _ = scripted(stream("id: s-0\nevent: end\ndata: null"))
     done = tq("tasks", "tail", "a", TQ_URL=url)
     assert (done.code, done.out, done.err) == (8, "end\n", "tq: a was deleted\n")
+
+
+def test_schedules_are_listed_over_all_pages(tq: CallTq, scripted: Script) -> None:
+    pages = [b'{"schedules":[{"name":"a"}],"next":"a"}', b'{"schedules":[{"name":"b"}],"next":null}']
+    url, asked = scripted(*((200, {}, page) for page in pages))
+    assert tq("schedules", "list", "--json", TQ_URL=url).out == '{"name":"a"}\n{"name":"b"}\n'
+    assert [line for line, _ in asked] == ["GET /v1/schedules", "GET /v1/schedules?cursor=a"]
