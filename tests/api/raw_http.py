@@ -14,7 +14,8 @@ import h11
 import trio
 from quart_trio import QuartTrio
 
-from tq.api.app import OnRequest, make_app
+from tq.api.access import OnRequest
+from tq.api.app import make_app
 from tq.api.origin import LOOPBACK, OriginPolicy
 from tq.api.routes import ROUTES, Route
 from tq.api.serve import bind_sockets, serve_http

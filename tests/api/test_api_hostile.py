@@ -33,7 +33,7 @@ from quart import websocket
 from quart_trio import QuartTrio
 from raw_http import Client, open_api
 
-from tq.api.app import Answered
+from tq.api.access import Answered
 from tq.api.connection import INBOX_MAX, Connection, Inbox
 from tq.api.http import Request, Response
 from tq.api.routes import Route, Scope

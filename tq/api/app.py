@@ -9,46 +9,43 @@ the app in the ordinary way get all of it.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
 from functools import partial
 from random import Random
 from typing import Any, Final, cast
-from urllib.parse import parse_qsl
 
 import trio
-from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, HTTPScope, WebsocketScope
+from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, HTTPScope
 from quart import Response as QuartResponse
 from quart_trio import QuartTrio
-from quart_trio.asgi import TrioASGIHTTPConnection, TrioASGIWebsocketConnection
+from quart_trio.asgi import TrioASGIHTTPConnection
 from werkzeug import exceptions
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import MapAdapter
 
-from tq.api.http import ClientGone, Interrupted, Request, Response, media_type, unless
+from tq.api.access import Answered, OnRequest, Tally
+from tq.api.body import BODY_TIMEOUT_S, Body
+from tq.api.http import (
+    ClientGone,
+    Interrupted,
+    Request,
+    Response,
+    check_length,
+    check_media,
+    read_headers,
+    read_query,
+    unless,
+)
 from tq.api.live import Messages
 from tq.api.origin import LOOPBACK, OriginPolicy, refusal
 from tq.api.problems import BodyTooSlow, MethodNotAllowed, problem_response
 from tq.api.routes import ROUTES, Route
 from tq.api.tickets import Tickets
-from tq.api.websocket import serve_socket
-from tq.core.errors import (
-    InvalidInput,
-    NotFound,
-    PayloadTooLarge,
-    TqError,
-    UnsupportedType,
-)
+from tq.api.websocket import WebSocketConnection
+from tq.core.errors import InvalidInput, NotFound, PayloadTooLarge, TqError, UnsupportedType
 from tq.engine.server import Server
 
-BODY_TIMEOUT_S: Final = 15.0
-"""Seconds in which a body that is taken whole must have come."""
-QUERY_MAX: Final = 16
-"""Parameters in one query string."""
-UNREAD_MAX: Final = 64 * 1024
-"""Bytes of a body that nobody wants which are read all the same, so that the connection can be kept."""
-UNREAD_TIMEOUT_S: Final = 1.0
 ANONYMOUS: Final = "anonymous"
 """Who asks without a ticket."""
 
@@ -56,28 +53,6 @@ _WITHOUT_BODY: Final = frozenset({204, 304})
 """Statuses whose answers have no body, and no headers that tell of one."""
 
 OnError = Callable[[BaseException, str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """One request, once it is over.
-
-    Args:
-        route: As the table writes it, such as ``/v1/tasks/{id}``; empty where nothing was found.
-        status: None: it was cut, or the client left, before there was one.
-        sent_bytes: Of the body, as far as it was sent.
-        complete: Whether the answer was sent to its end.
-    """
-
-    method: str
-    route: str
-    status: int | None
-    duration_ms: float
-    sent_bytes: int
-    complete: bool
-
-
-OnRequest = Callable[[Answered], None]
 
 
 def log_error(error: BaseException, where: str) -> None:
@@ -245,7 +220,7 @@ class HttpConnection(TrioASGIHTTPConnection):
     async def _read(self, route: Route, body: Body) -> Request:
         """The request, checked against its route. Raises InvalidInput."""
         headers = self._headers
-        query = _read_query(self.scope["query_string"], route.query) if self.scope["query_string"] else {}
+        query = read_query(self.scope["query_string"], route.query) if self.scope["query_string"] else {}
         caller = self.app.caller(query)
         media = ""
         content = b""
@@ -309,148 +284,6 @@ class HttpConnection(TrioASGIHTTPConnection):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-class Body:
-    """The body of a request: read whole, or iterated over, taking no more than is asked for.
-
-    Raises ClientGone where the client left before its end.
-    """
-
-    def __init__(self, receive: ASGIReceiveCallable) -> None:
-        self._receive = receive
-        self._ended = False
-
-    def __aiter__(self) -> Body:
-        return self
-
-    async def __anext__(self) -> bytes:
-        if self._ended:
-            raise StopAsyncIteration
-        message = await self._receive()
-        if message["type"] != "http.request":
-            raise ClientGone
-        self._ended = not message.get("more_body", False)
-        return message.get("body", b"")
-
-    async def read(self, limit: int) -> bytes:
-        """All of it.
-
-        Raises:
-            PayloadTooLarge: Over *limit* bytes.
-            BodyTooSlow: Not here after BODY_TIMEOUT_S.
-        """
-        with trio.move_on_after(BODY_TIMEOUT_S):
-            whole = await anext(self, b"")
-            if not self._ended:
-                whole = await self._read_on(bytearray(whole), limit)
-            if len(whole) > limit:
-                raise _too_large(limit)
-            return whole
-        raise BodyTooSlow(f"the body was not here after {BODY_TIMEOUT_S:g} s: send it faster, or in parts")
-
-    async def _read_on(self, start: bytearray, limit: int) -> bytes:
-        async for piece in self:
-            start += piece
-            if len(start) > limit:
-                break
-        return bytes(start)
-
-    async def skip(self) -> None:
-        """Read past the rest, if it is small and comes soon; else the connection will not be kept."""
-        size = 0
-        with trio.move_on_after(UNREAD_TIMEOUT_S):
-            while not self._ended and size <= UNREAD_MAX:
-                size += len(await anext(self, b""))
-
-    async def wait_gone(self) -> None:
-        """Return when the client has left."""
-        while True:
-            message = await self._receive()
-            if message["type"] != "http.request":
-                return
-            self._ended = not message.get("more_body", False)
-
-
-class Tally:
-    """Passes on what is sent, and keeps count of it."""
-
-    def __init__(self, send: ASGISendCallable) -> None:
-        self._send = send
-        self.status: int | None = None
-        self.sent_bytes = 0
-        self.complete = False
-
-    async def __call__(self, message: ASGISendEvent) -> None:
-        """Send *message*. What it says is counted once it is sent."""
-        await self._send(message)
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-        elif message["type"] == "http.response.body":
-            self.sent_bytes += len(message.get("body", b""))
-            self.complete = not message.get("more_body", False)
-
-
-class WebSocketConnection(TrioASGIWebsocketConnection):
-    """One WebSocket, refused before Quart hears of it if it may not come from where it does."""
-
-    app: Door
-    scope: WebsocketScope
-
-    async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        """Serve the WebSocket to its end."""
-        refused = self._refuse()
-        view = self._find() if refused is None else None
-        if view is not None:
-            refused = await self._serve(view, receive, send)
-        elif refused is None:
-            await super().__call__(receive, send)
-        if refused is not None:
-            await self._send_problem(send, refused)
-
-    def _find(self) -> View | None:
-        """The view of a route that sends messages over a WebSocket; None: what else is there is Quart's."""
-        try:
-            rule, self._params = self.app.urls.match(self.scope["path"], "GET", return_rule=True)
-        except HTTPException:
-            return None
-        view = self.app.view_functions[rule.endpoint]
-        return view if isinstance(view, View) and view.route.socket is not None else None
-
-    async def _serve(
-        self, view: View, receive: ASGIReceiveCallable, send: ASGISendCallable
-    ) -> TqError | None:
-        """Send what *view* has, to its end; why it was refused instead, if it was."""
-        try:
-            query = _read_query(self.scope["query_string"], view.route.query)
-            self.app.caller(query)
-            headers = read_headers(self.scope["headers"])
-            request = Request("GET", self.scope["path"], self._params, query, headers)
-            await serve_socket(view.messages(request), receive, send)
-        except TqError as error:
-            return error
-        except Exception as error:
-            # Not accepted yet, the WebSocket is refused with 500; else it is closed with 1011.
-            self.app.on_error(error, f"WebSocket {view.route.path}")
-        return None
-
-    async def _send_problem(self, send: ASGISendCallable, refused: TqError) -> None:
-        response = problem_response(refused)
-        headers = [(name.encode(), value.encode()) for name, value in response.headers]
-        headers.append((b"content-type", response.media.encode()))
-        start: Any = {"type": "websocket.http.response.start", "status": response.status, "headers": headers}
-        await send(start)
-        await send(
-            {"type": "websocket.http.response.body", "body": cast(bytes, response.body), "more_body": False}
-        )
-
-    def _refuse(self) -> TqError | None:
-        path = self.scope["path"]
-        if not path.startswith("/"):
-            return NotFound("there is no WebSocket at this target: ask for a path, such as /v1/events")
-        if self.app.origins is None:
-            return None
-        return refusal(self.app.origins, "WEBSOCKET", path, read_headers(self.scope["headers"]))
-
-
 def _start(status: int, headers: list[tuple[bytes, bytes]]) -> Any:
     return {"type": "http.response.start", "status": status, "headers": headers}
 
@@ -475,65 +308,6 @@ def _no_such_method(method: str, path: str, allow: list[str]) -> Response:
     return problem_response(
         MethodNotAllowed(f"{path[:200]} does not take {method}: use {' or '.join(allow)}", allow=allow)
     )
-
-
-def read_headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    """Headers by name; the values of one that comes several times are joined (RFC 9110, 5.3)."""
-    headers: dict[str, str] = {}
-    for raw_name, raw_value in raw:
-        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    return headers
-
-
-def _read_query(raw: bytes, known: frozenset[str] | None) -> dict[str, str]:
-    """The query's parameters. Raises InvalidInput: one that is not *known*, or comes twice."""
-    if known is None:
-        return {}
-    try:
-        pairs = parse_qsl(
-            raw.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=QUERY_MAX
-        )
-    except (UnicodeDecodeError, ValueError) as error:
-        raise InvalidInput(f"the query cannot be read: {error}") from None
-    query = dict(pairs)
-    if unknown := sorted(name[:40] for name in query.keys() - known):
-        allowed = ", ".join(sorted(known)) or "none"
-        raise InvalidInput(
-            f"unknown query parameter {', '.join(map(repr, unknown))}: allowed here: {allowed}",
-            parameters=unknown,
-        )
-    if len(query) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in query if names.count(name) > 1)
-        raise InvalidInput(f"{twice}: a query parameter is given twice: give each once", parameter=twice)
-    return query
-
-
-def check_media(headers: Mapping[str, str], bodies: Mapping[str, int | None]) -> str:
-    """The media type of the body, one of *bodies*. Raises UnsupportedType."""
-    encoding = headers.get("content-encoding", "identity")
-    if encoding.strip().lower() != "identity":
-        raise UnsupportedType(f"content encoding {encoding[:40]!r} is not read here: send the body as it is")
-    media = media_type(headers.get("content-type", ""))
-    if media not in bodies:
-        wanted = " or ".join(name for name in bodies if name)
-        raise UnsupportedType(
-            f"content type {media[:80]!r} is not read here: send {wanted}",
-            accepted=[name for name in bodies if name],
-        )
-    return media
-
-
-def check_length(headers: Mapping[str, str], limit: int) -> None:
-    """Return if the body says that it is within *limit* bytes, or says nothing. Raises PayloadTooLarge."""
-    length = headers.get("content-length", "")
-    if length.isdecimal() and int(length[:20]) > limit:
-        raise _too_large(limit)
-
-
-def _too_large(limit: int) -> PayloadTooLarge:
-    return PayloadTooLarge(f"the body is over {limit} bytes: send less at once", limit=limit)
 
 
 class Door(QuartTrio):
@@ -564,6 +338,17 @@ class Door(QuartTrio):
         """Who asks: whose ticket is in *query*, which it is taken out of. Raises NotAllowed."""
         ticket = query.pop("ticket", None)
         return ANONYMOUS if ticket is None else self.tickets.redeem(ticket)
+
+    def find_socket(self, path: str) -> tuple[View, dict[str, str]] | None:
+        """What answers to a WebSocket at *path*, and its parameters; None: what else is there is Quart's."""
+        try:
+            rule, params = self.urls.match(path, "GET", return_rule=True)
+        except HTTPException:
+            return None
+        view = self.view_functions[rule.endpoint]
+        if isinstance(view, View) and view.route.socket is not None:
+            return view, dict(params)
+        return None
 
     async def _quart_failure(self, error: Exception) -> QuartResponse:
         if isinstance(error, TqError):

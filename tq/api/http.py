@@ -7,21 +7,24 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final, TypeVar
+from urllib.parse import parse_qsl
 
 import msgspec
 import trio
 
 from tq.api.tickets import Ticket
-from tq.core.errors import InvalidInput, NotFound, UnsupportedType
+from tq.core.errors import InvalidInput, NotFound, PayloadTooLarge, UnsupportedType
 
 JSON: Final = "application/json"
 NDJSON: Final = "application/x-ndjson"
 WAIT_MAX_S: Final = 60
 """Seconds that a request may ask to be held."""
+QUERY_MAX: Final = 16
+"""Parameters in one query string."""
 
 T = TypeVar("T")
 encode_json: Final = msgspec.json.Encoder().encode
@@ -174,3 +177,63 @@ def media_type(content_type: str) -> str:
         if name.strip().lower() == "charset" and value.strip().strip('"').lower() not in ("utf-8", "utf8"):
             raise UnsupportedType(f"charset {value.strip()[:40]!r} is not read here: send UTF-8")
     return media.strip().lower()
+
+
+def read_headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Headers by name; the values of one that comes several times are joined (RFC 9110, 5.3)."""
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in raw:
+        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return headers
+
+
+def read_query(raw: bytes, known: frozenset[str] | None) -> dict[str, str]:
+    """The query's parameters. Raises InvalidInput: one that is not *known*, or comes twice."""
+    if known is None:
+        return {}
+    try:
+        pairs = parse_qsl(
+            raw.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=QUERY_MAX
+        )
+    except (UnicodeDecodeError, ValueError) as error:
+        raise InvalidInput(f"the query cannot be read: {error}") from None
+    query = dict(pairs)
+    if unknown := sorted(name[:40] for name in query.keys() - known):
+        allowed = ", ".join(sorted(known)) or "none"
+        raise InvalidInput(
+            f"unknown query parameter {', '.join(map(repr, unknown))}: allowed here: {allowed}",
+            parameters=unknown,
+        )
+    if len(query) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in query if names.count(name) > 1)
+        raise InvalidInput(f"{twice}: a query parameter is given twice: give each once", parameter=twice)
+    return query
+
+
+def check_media(headers: Mapping[str, str], bodies: Mapping[str, int | None]) -> str:
+    """The media type of the body, one of *bodies*. Raises UnsupportedType."""
+    encoding = headers.get("content-encoding", "identity")
+    if encoding.strip().lower() != "identity":
+        raise UnsupportedType(f"content encoding {encoding[:40]!r} is not read here: send the body as it is")
+    media = media_type(headers.get("content-type", ""))
+    if media not in bodies:
+        wanted = " or ".join(name for name in bodies if name)
+        raise UnsupportedType(
+            f"content type {media[:80]!r} is not read here: send {wanted}",
+            accepted=[name for name in bodies if name],
+        )
+    return media
+
+
+def check_length(headers: Mapping[str, str], limit: int) -> None:
+    """Return if the body says that it is within *limit* bytes, or says nothing. Raises PayloadTooLarge."""
+    length = headers.get("content-length", "")
+    if length.isdecimal() and int(length[:20]) > limit:
+        raise too_large(limit)
+
+
+def too_large(limit: int) -> PayloadTooLarge:
+    """That a body is over *limit* bytes."""
+    return PayloadTooLarge(f"the body is over {limit} bytes: send less at once", limit=limit)

@@ -1,16 +1,23 @@
-"""A stream of messages over a WebSocket: each message a text, and the end of the stream its close."""
+"""A WebSocket: the way in, and a stream of messages over it, each a text, and the end of it the close."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import aclosing
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
-from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
+from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, WebsocketScope
+from quart_trio.asgi import TrioASGIWebsocketConnection
 
-from tq.api.http import Interrupted, unless
+from tq.api.http import Interrupted, Request, read_headers, read_query, unless
 from tq.api.live import Message, Messages, socket_text
+from tq.api.origin import refusal
+from tq.api.problems import problem_response
+from tq.core.errors import NotFound, TqError
+
+if TYPE_CHECKING:
+    from tq.api.app import Door, View
 
 NORMAL: Final = 1000
 GOING_AWAY: Final = 1001
@@ -59,3 +66,56 @@ async def _send_each(batch: Sequence[Message], send: ASGISendCallable) -> str:
             last = message.event
             await send({"type": "websocket.send", "bytes": None, "text": socket_text(message)})
     return last
+
+
+class WebSocketConnection(TrioASGIWebsocketConnection):
+    """One WebSocket, refused before Quart hears of it if it may not come from where it does."""
+
+    app: Door
+    scope: WebsocketScope
+
+    async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        """Serve the WebSocket to its end."""
+        refused = self._refuse()
+        found = self.app.find_socket(self.scope["path"]) if refused is None else None
+        if found is not None:
+            refused = await self._serve(*found, receive, send)
+        elif refused is None:
+            await super().__call__(receive, send)
+        if refused is not None:
+            await self._send_problem(send, refused)
+
+    async def _serve(
+        self, view: View, params: dict[str, str], receive: ASGIReceiveCallable, send: ASGISendCallable
+    ) -> TqError | None:
+        """Send what *view* has, to its end; why it was refused instead, if it was."""
+        try:
+            query = read_query(self.scope["query_string"], view.route.query)
+            self.app.caller(query)
+            headers = read_headers(self.scope["headers"])
+            request = Request("GET", self.scope["path"], params, query, headers)
+            await serve_socket(view.messages(request), receive, send)
+        except TqError as error:
+            return error
+        except Exception as error:
+            # Not accepted yet, the WebSocket is refused with 500; else it is closed with 1011.
+            self.app.on_error(error, f"WebSocket {view.route.path}")
+        return None
+
+    async def _send_problem(self, send: ASGISendCallable, refused: TqError) -> None:
+        response = problem_response(refused)
+        headers = [(name.encode(), value.encode()) for name, value in response.headers]
+        headers.append((b"content-type", response.media.encode()))
+        start: Any = {"type": "websocket.http.response.start", "status": response.status, "headers": headers}
+        await send(start)
+        await send(
+            {"type": "websocket.http.response.body", "body": cast(bytes, response.body), "more_body": False}
+        )
+
+    def _refuse(self) -> TqError | None:
+        path = self.scope["path"]
+        if not path.startswith("/"):
+            return NotFound("there is no WebSocket at this target: ask for a path, such as /v1/events")
+        if self.app.origins is None:
+            return None
+        return refusal(self.app.origins, "WEBSOCKET", path, read_headers(self.scope["headers"]))
