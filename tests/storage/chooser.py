@@ -315,6 +315,7 @@ class Chooser:
             queries.GetStats(),
             queries.NextDue(),
             queries.GetQueues(),
+            queries.OldestPending(),
             queries.GetTask(self.task_id()),
             queries.ListTasks(
                 self.filter(), self.pick(0, 1, 3, 100), self.maybe(0.3, self.random.randrange(400))

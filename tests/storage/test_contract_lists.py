@@ -8,7 +8,7 @@ import pytest
 from storage_kit import NOW, claim, do, finish, new, submit, task
 
 from tq.core import ops, queries
-from tq.core.queries import FailureGroup, ListTasks, PayloadMatch, TaskFilter, TaskPage
+from tq.core.queries import FailureGroup, ListTasks, OldestPending, PayloadMatch, TaskFilter, TaskPage
 from tq.core.task import AttemptError, Json, Reason, State, TaskId
 from tq.storage.store import Store
 
@@ -457,3 +457,32 @@ def test_failure_that_told_nothing_is_in_no_group(store: Store) -> None:
 
     assert task(store, "a").fingerprint is None
     assert groups(store) == []
+
+
+# The oldest that wait
+
+
+def test_the_oldest_pending_task_of_each_queue_is_known_whatever_its_priority(store: Store) -> None:
+    assert store.read(OldestPending()) == ()
+    for waiting in (
+        new("late", priority=9, run_at=NOW - 1),
+        new("early", type="sms", priority=-3, run_at=NOW - 6),
+        new("earlier", type="sms", key="k", run_at=NOW - 7),
+        new("mail", queue="mail", priority=5, run_at=NOW - 3),
+        new("mail-low", queue="mail", priority=4, run_at=NOW - 8),
+        new("mail-lower", queue="mail", priority=-100, run_at=NOW - 2),
+    ):
+        do(store, ops.Submit(waiting))
+    assert store.read(OldestPending()) == (("default", NOW - 7), ("mail", NOW - 8))
+
+
+def test_the_oldest_pending_task_neither_runs_nor_waits_for_its_time(
+    store: Store,
+) -> None:
+    do(store, ops.Submit(new("runs", queue="runs", priority=9)), NOW)
+    [lease] = claim(store)
+    do(store, ops.Submit(new("later", queue="later", run_at=NOW + 50)), NOW)
+    assert store.read(OldestPending()) == ()
+    do(store, ops.Promote(), NOW + 60)
+    do(store, finish(lease, State.SUCCEEDED, Reason.OK), NOW + 60)
+    assert store.read(OldestPending()) == (("later", NOW + 50),)

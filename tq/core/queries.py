@@ -121,6 +121,13 @@ class GetStats(Query[Stats], frozen=True):
     """All counters; costs nothing that grows with the number of tasks."""
 
 
+class OldestPending(Query[tuple[tuple[str, int], ...]], frozen=True):
+    """By name, the queues in which tasks are pending, and the earliest ``run_at`` of those.
+
+    Costs what grows with the lanes that have such tasks, and the priorities in them, not with the tasks.
+    """
+
+
 class GetQueues(Query[tuple[tuple[str, QueueRules], ...]], frozen=True):
     """The queues that have rules of their own, by name; at most QUEUES_MAX."""
 
@@ -154,6 +161,7 @@ AnyQuery = (
     | ListTasks
     | GetFailureGroups
     | GetStats
+    | OldestPending
     | GetQueues
     | GetSchedules
     | GetSchedule

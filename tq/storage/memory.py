@@ -39,7 +39,7 @@ from tq.core.task import (
     server_lost,
     unique_name,
 )
-from tq.storage.memory_lists import failure_groups, page
+from tq.storage.memory_lists import failure_groups, oldest_pending, page
 from tq.storage.memory_rows import Rows
 from tq.storage.memory_submit import submit, submit_many
 from tq.storage.store import Snapshot
@@ -497,6 +497,8 @@ class MemoryStore:
                 answer = failure_groups(self._rows.tasks.values(), limit)
             case queries.GetStats():
                 answer = self._rows.stats()
+            case queries.OldestPending():
+                answer = oldest_pending(self._rows.tasks.values())
             case queries.GetQueues():
                 answer = tuple(sorted(self._rows.lanes.rules.items()))
             case queries.GetSchedules(after=after, limit=limit):

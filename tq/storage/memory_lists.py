@@ -66,6 +66,15 @@ def _is_in(wanted: PayloadMatch, payload: Json) -> bool:
     return msgspec.json.encode(value).decode() in wanted.values
 
 
+def oldest_pending(tasks: Iterable[Task]) -> tuple[tuple[str, int], ...]:
+    """See OldestPending."""
+    oldest: dict[str, int] = {}
+    for task in tasks:
+        if task.state is State.PENDING:
+            oldest[task.queue] = min(task.run_at, oldest.get(task.queue, task.run_at))
+    return tuple(sorted(oldest.items()))
+
+
 def failure_groups(tasks: Iterable[Task], limit: int) -> tuple[FailureGroup, ...]:
     """See GetFailureGroups; *tasks* are in order of arrival."""
     groups: dict[str, FailureGroup] = {}

@@ -99,6 +99,8 @@ class SqliteStore:
                     answer: object = None if row is None else task_of(row)
                 case queries.GetStats():
                     answer = _stats(db)
+                case queries.OldestPending():
+                    answer = tuple(db.execute(sql.SELECT_OLDEST_PENDING))
                 case queries.ListTasks():
                     answer = page(db, query)
                 case queries.GetFailureGroups(limit=limit):

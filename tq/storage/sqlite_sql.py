@@ -321,6 +321,25 @@ SELECT json_group_array(json_array(queue, type, state, count)) FROM (
     GROUP BY queue, type, state
 )
 """
+# Within a lane and a priority the index has the earliest first: two steps into it for each of these pairs.
+SELECT_OLDEST_PENDING: Final = f"""
+WITH RECURSIVE heads(lane, priority) AS (
+    SELECT lane, (SELECT priority FROM tasks INDEXED BY tasks_pending
+                  WHERE state = {PENDING} AND lane = counters.lane ORDER BY priority DESC LIMIT 1)
+    FROM counters WHERE lane > 0 AND state = {PENDING} AND count > 0
+    UNION ALL
+    SELECT lane, (SELECT priority FROM tasks INDEXED BY tasks_pending
+                  WHERE state = {PENDING} AND lane = heads.lane AND priority < heads.priority
+                  ORDER BY priority DESC LIMIT 1)
+    FROM heads WHERE priority IS NOT NULL
+)
+SELECT queue, min((SELECT run_at FROM tasks INDEXED BY tasks_pending
+                   WHERE state = {PENDING} AND lane = heads.lane AND priority = heads.priority
+                   ORDER BY run_at LIMIT 1))
+FROM heads JOIN lanes ON lanes.id = heads.lane
+WHERE priority IS NOT NULL
+GROUP BY queue ORDER BY queue
+"""
 SELECT_NEXT_DUE: Final = """
 SELECT min(due) FROM (
     SELECT * FROM (SELECT run_at AS due FROM tasks INDEXED BY tasks_timed
