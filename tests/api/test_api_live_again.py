@@ -51,7 +51,7 @@ def lag(api: Api, random: Random) -> None:
 
 def record(api: Api) -> list[Event]:
     happened: list[Event] = []
-    api.server.watchers._emit = happened.append
+    api.server.listen(happened.append)
     return happened
 
 

@@ -66,6 +66,8 @@ class Ledger:
         self._bell = Bell()
         self._closed = False
         self._away_since: int | None = None
+        self.measured: Callable[[int, float], None] = lambda ops, duration_s: None
+        """Called after each commit: how many ops it was of, and the seconds it took."""
         self._committing: trio.Event | None = None
         """Set once what commits now has been told."""
 
@@ -133,6 +135,7 @@ class Ledger:
         group = self._take_group()
         ops = group[0].ops if len(group) == 1 else [op for asked in group for op in asked.ops]
         self._committing = committing = trio.Event()
+        started = self._clock.monotonic()
         try:
             replies = await self._run_sync(partial(self._store.apply, ops, self._clock.now_ms()))
         except StorageUnavailable as failure:
@@ -146,6 +149,7 @@ class Ledger:
             self._waiting = group + self._waiting
             raise
         else:
+            self.measured(len(ops), self._clock.monotonic() - started)
             self._note_back()
             self._tell(group, ops, replies)
         finally:

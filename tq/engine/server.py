@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from random import Random
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import trio
 from msgspec.structs import replace
@@ -57,6 +57,14 @@ class Settings:
     grace_s: float = 10.0
 
 
+class WriteMetrics(Protocol):
+    """Writes what is measured of a server."""
+
+    async def __call__(self, *, openmetrics: bool) -> bytes:
+        """All metrics, as OpenMetrics or as plain text."""
+        ...
+
+
 class Server:
     """What a server can be asked. Valid while `run_server` runs it.
 
@@ -92,6 +100,10 @@ class Server:
         self.clock = clock
         self.random = random
         self.started = False
+        self.pulse: Callable[[float], None] | None = None
+        """Told every second by how many seconds the loop was late. To be set before the server runs."""
+        self.write_metrics: WriteMetrics | None = None
+        """There if something measures this server."""
         self.draining = trio.Event()
         self.store = store
         self.run_sync = run_sync
@@ -126,6 +138,10 @@ class Server:
     def timeout_ms(self) -> int:
         """How long an attempt may take where neither task nor handler says so."""
         return round(self.settings.timeout_s * 1000)
+
+    def listen(self, listener: Callable[[Event], None]) -> None:
+        """Have *listener* told of every event from now on, before any watcher is; it must not block."""
+        self.watchers.listeners.append(listener)
 
     # Submitting
 

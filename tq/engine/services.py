@@ -25,6 +25,7 @@ from tq.engine.loops import AsyncioLoop
 from tq.engine.notes import run_notes
 from tq.engine.pool import Result, Stop
 from tq.engine.processes import Children
+from tq.engine.pulse import run_pulse
 from tq.engine.scheduler import run_scheduler
 from tq.engine.server import Server
 from tq.engine.sweeper import DEAD_AFTER_MS, recover_all, run_heartbeat, run_sweeper
@@ -81,6 +82,8 @@ async def run_server(
             root.start_soon(run_overseer, services.shop)
             root.start_soon(services.run_notes)
             root.start_soon(server.watchers.run)
+            if server.pulse is not None:
+                root.start_soon(run_pulse, server.pulse)
             root.start_soon(services.run_intake)
             if signals is not None:
                 root.start_soon(_watch_signals, services, signals, exit_now)

@@ -103,7 +103,7 @@ class Watchers:
     Not safe for threads but for `tell` and ``is_recording``.
 
     Args:
-        emit: Told of every event, watched or not, before any watcher is.
+        emit: The first of the listeners.
     """
 
     def __init__(
@@ -118,7 +118,8 @@ class Watchers:
         """Held by who asks the store for the names of an entry, so that they are asked for once."""
         self._clock = clock
         self._server = server
-        self._emit = emit
+        self.listeners = [emit]
+        """Told of every event, watched or not, before any watcher is; none of them may block."""
         self._of_task: dict[TaskId, dict[Watcher, None]] = {}
         self._of_all: dict[Watcher, None] = {}
         self._to_wake: deque[Watcher] = deque()
@@ -129,7 +130,8 @@ class Watchers:
 
     def emit(self, event: Event) -> None:
         """Tell everybody whom it concerns of *event*."""
-        self._emit(event)
+        for listen in self.listeners:
+            listen(event)
         if self.is_recording:
             self._publish(event)
 
