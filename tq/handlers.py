@@ -101,6 +101,11 @@ class TaskQueue:
         """The types there are handlers for, sorted; None if any type is taken."""
         return None if self._fallback else tuple(sorted(self._handlers))
 
+    @property
+    def lanes(self) -> tuple[tuple[str, str], ...]:
+        """The queue and the type of each handler of one type, sorted."""
+        return tuple(sorted((handler.defaults.queue, type) for type, handler in self._handlers.items()))
+
     def task(
         self,
         type: str,

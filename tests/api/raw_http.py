@@ -18,10 +18,11 @@ from tq.api.access import OnRequest
 from tq.api.app import make_app
 from tq.api.origin import LOOPBACK, OriginPolicy
 from tq.api.routes import ROUTES, Route
-from tq.api.serve import bind_sockets, serve_http
+from tq.api.serve import Traffic, bind_sockets, serve_http
 from tq.engine.server import Server, Settings
 from tq.engine.services import FrontDoor
 from tq.handlers import TaskQueue
+from tq.metrics.meter import Meter
 from tq.storage.store import Store
 from tq.testing import open_server
 
@@ -147,9 +148,17 @@ async def open_api(
         errors.append((error, where))
 
     def door(server: Server) -> FrontDoor:
-        app = make_app(server, routes=routes, origins=origins, on_error=on_error, on_request=on_request)
+        traffic = Traffic()
+        app = make_app(
+            server,
+            routes=routes,
+            origins=origins,
+            on_error=on_error,
+            on_request=on_request,
+            meter=Meter(server, traffic),
+        )
         apps.append(app)
-        return partial(serve_http, app, sockets, draining=server.draining, on_error=on_error)
+        return partial(serve_http, app, sockets, draining=server.draining, traffic=traffic, on_error=on_error)
 
     port = sockets[0].getsockname()[1]
     async with open_server(queue, store=store, settings=settings, front_door=door) as server:

@@ -45,6 +45,7 @@ from tq.api.tickets import Tickets
 from tq.api.websocket import WebSocketConnection
 from tq.core.errors import InvalidInput, NotFound, PayloadTooLarge, TqError, UnsupportedType
 from tq.engine.server import Server
+from tq.metrics.meter import Meter
 
 ANONYMOUS: Final = "anonymous"
 """Who asks without a ticket."""
@@ -68,6 +69,7 @@ def make_app(
     on_error: OnError = log_error,
     on_request: OnRequest | None = None,
     secrets: Random | None = None,
+    meter: Meter | None = None,
 ) -> QuartTrio:
     """The app that answers for *server*.
 
@@ -78,9 +80,11 @@ def make_app(
         on_error: Told of each error that is our own, and of the request, such as ``POST /v1/tasks``.
         on_request: Told of each request when it is over, also of one that was cut.
         secrets: What tickets are made of: must not be foretold. None: the chance of *server*, for tests.
+        meter: Measures *server*; it is told of each request too. None: one of its own.
     """
+    meter = meter or Meter(server)
     tickets = Tickets(secrets or server.random, server.clock.monotonic)
-    app = Door(tickets, origins, on_error, on_request)
+    app = Door(tickets, origins, on_error, meter.counting(on_request))
     for route in routes:
         # Quart's types know no views but those of Quart's own kind.
         view: Any = View(server, route)

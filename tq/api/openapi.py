@@ -33,14 +33,19 @@ from tq.core.errors import (
 )
 from tq.core.ops import BATCH_MAX
 from tq.core.queries import PAGE_MAX
+from tq.metrics.meter import OPENMETRICS, PLAIN
 
 Problems = dict[int, set[type[TqError]]]
 """By status: the errors that are answered with it."""
 
 _EXAMPLES: Final = Path(__file__).parent / "pages" / "examples.json"
 _ORIGINAL: Final = frozenset({"/submit", "/status/{id*}", "/stats"})
-_MEDIA: Final = {"Page": "text/html; charset=utf-8", "EventStream": EVENT_STREAM}
-"""By schema: the media type of an answer that is not JSON."""
+_MEDIA: Final = {
+    "Page": ("text/html; charset=utf-8",),
+    "EventStream": (EVENT_STREAM,),
+    "Metrics": (PLAIN, OPENMETRICS),
+}
+"""By schema: the media types of an answer that is not JSON."""
 
 _INFO: Final = """A task queue: submit tasks, watch them, govern the queues they wait in.
 
@@ -60,6 +65,7 @@ _TAGS: Final = {
     "workers": "Who does the work",
     "stats": "Counts",
     "events": "Changes as they happen",
+    "metrics": "For Prometheus",
     "health": "For whoever starts and restarts servers",
     "contract": "This document",
     "original": "The three routes of the server that tq grew from; frozen",
@@ -225,6 +231,8 @@ def _tag(route: Route) -> str:
     first, *rest = route.path.strip("/").split("/")
     if first == "v1":
         return "events" if rest[0] == "tickets" or rest[-1] == "events" else rest[0]
+    if first == "metrics":
+        return first
     return "contract" if first in ("openapi.json", "docs") else "health"
 
 
@@ -281,7 +289,7 @@ def _answer(route: Route, status: int, sources: Sources) -> dict[str, Any]:
         content: dict[str, Any] = {"schema": ref(name)}
         if name in sources.examples["answers"]:
             content["example"] = sources.examples["answers"][name]
-        answer["content"] = {_MEDIA.get(name, JSON): content}
+        answer["content"] = dict.fromkeys(_MEDIA.get(name, (JSON,)), content)
         if NDJSON in route.bodies and status == 200:
             lines = "".join(msgspec.json.encode(line).decode() + "\n" for line in sources.examples["lines"])
             text = TEXT | {"description": "one BatchLine a line, for each line of the request, in order"}

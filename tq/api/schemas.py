@@ -440,6 +440,7 @@ def _wholes() -> dict[str, Schema]:
         ),
         "EventStream": TEXT | {"description": "server-sent events; the data of each is JSON"},
         "Page": TEXT | {"description": "HTML"},
+        "Metrics": TEXT | {"description": "the text format of Prometheus, or OpenMetrics"},
     }
 
 

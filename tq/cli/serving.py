@@ -18,7 +18,7 @@ import trio
 from tq import __version__
 from tq.api.app import make_app
 from tq.api.routes import ROUTES
-from tq.api.serve import CannotListen, bind_sockets, serve_http
+from tq.api.serve import CannotListen, Traffic, bind_sockets, serve_http
 from tq.cli.exits import Exit, Fault
 from tq.clock import SystemClock, run_in_thread
 from tq.config import Address, Config, format_duration
@@ -28,6 +28,7 @@ from tq.engine.server import Server, Settings
 from tq.engine.services import run_server
 from tq.handlers import TaskQueue
 from tq.logs import Log, open_log, route_libraries
+from tq.metrics.meter import Meter
 from tq.storage.store import Store, open_store
 
 T = TypeVar("T")
@@ -89,8 +90,9 @@ async def _serve(
         emit=log.event,
         spawn=None if queue.reference is None else python_child(queue.reference),
     )
-    app = make_app(server, secrets=random.SystemRandom())
-    front_door = partial(serve_http, app, sockets, draining=server.draining)
+    traffic = Traffic()
+    app = make_app(server, secrets=random.SystemRandom(), meter=Meter(server, traffic))
+    front_door = partial(serve_http, app, sockets, draining=server.draining, traffic=traffic)
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
             run = partial(run_server, server, front_door=front_door, signals=signals, exit_now=os._exit)

@@ -1,0 +1,17 @@
+"""What the server measures of itself."""
+
+from __future__ import annotations
+
+from tq.api.http import Request, Response
+from tq.core.errors import NotFound
+from tq.engine.server import Server
+from tq.metrics.meter import OPENMETRICS, PLAIN, wants_openmetrics
+
+
+async def get(server: Server, request: Request) -> Response:
+    """All metrics, for Prometheus; as OpenMetrics if ``Accept`` names it. Also while the store is away."""
+    openmetrics = wants_openmetrics(request.headers.get("accept", ""))
+    if server.write_metrics is None:
+        raise NotFound("nothing measures this server")
+    text = await server.write_metrics(openmetrics=openmetrics)
+    return Response(200, text, media=OPENMETRICS if openmetrics else PLAIN)
