@@ -8,7 +8,7 @@ import pytest
 from raw_http import Answer, open_api
 from trio.testing import MockClock
 
-from tq.api.app import Answered
+from tq.api.access import Answered
 from tq.api.connection import Connection
 from tq.handlers import TaskQueue
 
