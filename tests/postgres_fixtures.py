@@ -14,7 +14,7 @@ from postgres_server import NoPostgres, new_database, shared_server
 
 
 @pytest.fixture(scope="session")
-def postgres_server() -> Iterator[str]:
+def postgres() -> Iterator[str]:
     """The URL of the server's own database. Without a server the tests fail: they are never skipped."""
     try:
         with shared_server(os.environ) as url:
@@ -24,6 +24,6 @@ def postgres_server() -> Iterator[str]:
 
 
 @pytest.fixture
-def postgres_url(postgres_server: str) -> Iterator[str]:
-    with new_database(postgres_server) as url:
+def postgres_url(postgres: str) -> Iterator[str]:
+    with new_database(postgres) as url:
         yield url

