@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,10 @@ import psycopg
 import pytest
 from postgres_server import (
     NoPostgres,
+    PostgresServer,
+    alone,
     copy_of,
+    execute,
     find_binaries,
     new_database,
     private_server,
@@ -54,17 +58,36 @@ def test_a_database_is_dropped_while_someone_is_connected(postgres: str) -> None
         psycopg.connect(url)
 
 
-def test_what_is_committed_outlives_a_crash(postgres_url: str) -> None:
-    with private_server() as server:
-        assert server.url() not in postgres_url
-        with psycopg.connect(server.url()) as connection:
-            connection.execute("CREATE TABLE task ()")
-            connection.commit()
-            server.restart("immediate")
-            with pytest.raises(psycopg.OperationalError):
-                connection.execute("SELECT 1")
-        assert tables(server.url()) == ["task"]
-        assert "automatic recovery in progress" in server.log()
+@pytest.fixture(scope="module")
+def private() -> Iterator[PostgresServer]:
+    with private_server(max_connections="20") as server:
+        yield server
+
+
+def test_what_is_committed_outlives_a_crash(private: PostgresServer) -> None:
+    with psycopg.connect(private.url()) as connection:
+        connection.execute("CREATE TABLE task ()")
+        connection.commit()
+        private.restart("immediate")
+        with pytest.raises(psycopg.OperationalError):
+            connection.execute("SELECT 1")
+    assert tables(private.url()) == ["task"]
+    assert "automatic recovery in progress" in private.log()
+
+
+def test_a_private_server_is_another_and_has_its_own_settings(private: PostgresServer, postgres: str) -> None:
+    with psycopg.connect(private.url()) as connection:
+        assert connection.execute("SHOW max_connections").fetchone() == ("20",)
+    assert private.url() != postgres
+
+
+def test_who_joins_as_the_last_one_leaves_keeps_the_server(private: PostgresServer) -> None:
+    with alone(private.folder):
+        private.leave()
+        time.sleep(0.1)  # the guard sees that nobody is left, and waits for the lock that we have
+        private.hold = os.open(private.folder / "hold", os.O_RDWR)
+    with alone(private.folder):  # after the guard, which was first to wait
+        execute(private.url(), "SELECT 1")
 
 
 def test_the_server_is_as_durable_as_the_store_demands(postgres: str) -> None:
