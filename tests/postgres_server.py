@@ -42,6 +42,9 @@ PORT_TRIES: Final = 5
 PATIENCE_S: Final = 30
 SOCKET_PATH_MAX: Final = 100
 """Systems take 103 bytes or more for the path of a Unix socket."""
+MEMORY: Final = Path("/dev/shm")
+ROOM_MIN: Final = 2 * 1024**3
+"""Bytes. A new server takes 55 MB, a test that fills one takes more."""
 NEEDED: Final = ("initdb", "pg_ctl", "postgres")
 NOBODY: Final = "nobody"
 
@@ -129,12 +132,28 @@ def find_binaries(folder: Path, *, wheel: Path | None, installed: Iterable[Path]
 
 
 def temporary() -> Path:
-    """A folder for temporary files that nobody gets through to, with a path short enough for a socket."""
-    for parent in (Path(tempfile.gettempdir()).resolve(), Path("/tmp"), Path("/var/tmp")):
-        opened = os.geteuid() != 0 or all(each.stat().st_mode & 0o001 for each in (parent, *parent.parents))
-        if opened and len(str(folder_of(parent, "0" * 32) / ".s.PGSQL.00000")) <= SOCKET_PATH_MAX:
+    """A folder for servers: in memory if there is room, and one that nobody gets through to.
+
+    Its path is short enough for a socket. In memory nothing waits for a disk that others keep busy.
+    """
+    for parent in (MEMORY, Path(tempfile.gettempdir()).resolve(), Path("/tmp"), Path("/var/tmp")):
+        fits = len(str(folder_of(parent, "0" * 32) / ".s.PGSQL.00000")) <= SOCKET_PATH_MAX
+        if fits and (parent != MEMORY or is_roomy(parent)) and is_open(parent):
             return parent
     raise NoPostgres(f"no temporary folder that {NOBODY} may enter")
+
+
+def is_roomy(folder: Path) -> bool:
+    """Whether there is room for servers in *folder*, and programs may be run from it."""
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        return False
+    status = os.statvfs(folder)
+    return status.f_bavail * status.f_frsize >= ROOM_MIN and not status.f_flag & getattr(os, "ST_NOEXEC", 0)
+
+
+def is_open(folder: Path) -> bool:
+    """Whether those who run PostgreSQL get through to *folder*."""
+    return os.geteuid() != 0 or all(each.stat().st_mode & 0o001 for each in (folder, *folder.parents))
 
 
 def folder_of(parent: Path, run_id: str) -> Path:
