@@ -35,6 +35,11 @@ class Address(msgspec.Struct, frozen=True):
     host: str
     port: int
 
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only programs on this machine reach it."""
+        return _is_loopback(self.host)
+
     def __str__(self) -> str:
         """As in a URL."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -194,12 +199,17 @@ def _address(text: str) -> Address:
         raise ValueError("an IPv6 address stands in brackets, as in [::1]:8080")
     if not colon or not host or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65_535:
         raise ValueError
-    if not _is_loopback(host):
-        raise ValueError(
-            "tq has no API keys yet, so it listens on loopback only; to reach it from elsewhere,"
-            " put a reverse proxy that checks who calls before it, or use an SSH tunnel"
-        )
+    if not _is_loopback(host) and not _is_address(host):
+        raise ValueError("HOST must be an IP address or localhost")
     return Address(host, int(port))
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_loopback(host: str) -> bool:
@@ -222,8 +232,8 @@ SETTINGS: Final = (
     Setting(
         name="bind",
         default="127.0.0.1:8080",
-        form="HOST:PORT with a loopback host, as in 127.0.0.1:8080 or [::1]:8080; port 0 takes a free one",
-        help="Where to listen.",
+        form="HOST:PORT with an IP address or localhost, as in 127.0.0.1:8080; port 0 takes a free one",
+        help="Where to listen; beyond loopback only once there are keys.",
         metavar="HOST:PORT",
         parse=_address,
     ),

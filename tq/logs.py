@@ -55,6 +55,8 @@ LEVELS: Final[dict[type[Event], Level]] = {
     events.QueueChanged: Level.INFO,
     events.ScheduleChanged: Level.INFO,
     events.ScheduleFired: Level.INFO,
+    events.KeyCreated: Level.INFO,
+    events.KeyRevoked: Level.INFO,
     events.ServerStarted: Level.INFO,
     events.ServerDraining: Level.INFO,
     events.ServerStopped: Level.INFO,

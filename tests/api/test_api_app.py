@@ -12,8 +12,9 @@ from quart import abort
 from raw_http import JSON_TYPE, open_api
 
 from tq.api.http import Request, Response
-from tq.api.routes import BODY_MAX, ROUTES, Route, Scope
+from tq.api.routes import BODY_MAX, ROUTES, Route
 from tq.core.errors import Conflict
+from tq.core.keys import Scope
 from tq.engine.server import Server
 from tq.handlers import TaskQueue
 

@@ -36,17 +36,18 @@ from raw_http import Client, open_api
 from tq.api.access import Answered
 from tq.api.connection import INBOX_MAX, Connection, Inbox
 from tq.api.http import Request, Response
-from tq.api.routes import Route, Scope
+from tq.api.limits import address_group
+from tq.api.routes import Route
 from tq.api.serve import (
     Caps,
     Context,
     Lobby,
     Traffic,
-    address_group,
     bind_sockets,
     connection_caps,
     http_config,
 )
+from tq.core.keys import Scope
 from tq.engine.server import Server
 from tq.handlers import TaskQueue
 

@@ -20,11 +20,14 @@ from tq.api.routes import ROUTES, Route
 from tq.api.schemas import RULES, request_schemas
 from tq.context import Context
 from tq.core.errors import TqError
+from tq.core.keys import KeyId, Scope
+from tq.core.ops import PutKey
 from tq.engine.server import Settings
 from tq.handlers import TaskQueue
 
 Clock = trio.testing.MockClock
 EACH_ROUTE = [pytest.param(route, id=route.name) for route in ROUTES]
+RATE = {"RateLimit", "RateLimit-Policy"}
 NEVER_ANSWERED = {"lease_lost", "storage_error", "storage_in_use", "schema_mismatch", "method_not_allowed"}
 """Codes that no route answers with: workers are not remote yet, a server does not start on a bad store,
 and a method that a path does not take is no operation of it."""
@@ -94,7 +97,7 @@ def test_every_problem_names_its_codes_and_fits_its_example() -> None:
         content = said["content"][PROBLEM]
         assert content["schema"]["properties"] == {"status": {"const": int(status)}, "code": {"enum": codes}}
         assert faults(content["schema"], content["example"]) == []
-        assert ("Retry-After" in said.get("headers", {})) == (status in ("503", "507"))
+        assert ("Retry-After" in said.get("headers", {})) == (status in ("429", "503", "507"))
 
 
 def test_every_reference_leads_somewhere() -> None:
@@ -118,14 +121,33 @@ def test_the_contract_of_one_operation_is_as_it_is_documented() -> None:
         "201": {JSON},
         **{
             each: {PROBLEM}
-            for each in ("400", "403", "404", "408", "409", "413", "415", "422", "500", "503", "507")
+            for each in (
+                "400",
+                "401",
+                "403",
+                "404",
+                "408",
+                "409",
+                "413",
+                "415",
+                "422",
+                "429",
+                "500",
+                "503",
+                "507",
+            )
         },
     }
     assert said["responses"]["422"] == {
         "$ref": "#/components/responses/422.idempotency_key_reused.invalid_input.payload_invalid.unknown_type"
     }
-    assert said["responses"]["201"]["headers"].keys() == {"Location", "Preference-Applied"}
-    assert said["responses"]["200"]["headers"].keys() == {"Location", "Preference-Applied", "Tq-Duplicate"}
+    assert said["responses"]["201"]["headers"].keys() == {"Location", "Preference-Applied", *RATE}
+    assert said["responses"]["200"]["headers"].keys() == {
+        "Location",
+        "Preference-Applied",
+        "Tq-Duplicate",
+        *RATE,
+    }
     assert [(each["name"], each["in"]) for each in said["parameters"]] == [
         ("Idempotency-Key", "header"),
         ("Prefer", "header"),
@@ -173,6 +195,11 @@ async def prepare(api: Api, route: Route) -> None:
         task = {"id": "welcome-ada", "type": "email", "payload": {}, **BEFORE[route.name]}
         assert (await api.post("/v1/tasks", task)).status == 201
         await trio.sleep(1)
+    if route.name == "revoke_key":
+        op = PutKey(
+            key_id=KeyId("0199f3a6b1c9d2e4"), name="a", digest="d", scopes=(Scope.ADMIN,), expires_at=0
+        )
+        api.server.store.apply([op], 0)
     if "{name}" in route.path and route.method != "PUT":
         body = operation(BY_NAME["put_schedule"])["requestBody"]["content"][JSON]["example"]
         assert (await api.put("/v1/schedules/nightly", body)).status == 201

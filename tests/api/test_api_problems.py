@@ -19,6 +19,8 @@ STATUS_AND_CODE = {
     "PayloadInvalid": (422, "payload_invalid"),
     "MethodNotAllowed": (405, "method_not_allowed"),
     "BodyTooSlow": (408, "body_too_slow"),
+    "Unauthorized": (401, "unauthorized"),
+    "RateLimited": (429, "rate_limited"),
     "NotAllowed": (403, "not_allowed"),
     "NotFound": (404, "not_found"),
     "Conflict": (409, "conflict"),

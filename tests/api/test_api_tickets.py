@@ -11,9 +11,9 @@ from live_client import sse, websocket
 from raw_http import open_api
 
 from tq.api import tickets
-from tq.api.app import ANONYMOUS
 from tq.api.tickets import Tickets
 from tq.core.errors import NotAllowed, Overloaded
+from tq.core.keys import ANONYMOUS
 from tq.handlers import TaskQueue
 
 Clock = trio.testing.MockClock

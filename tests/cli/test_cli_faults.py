@@ -57,7 +57,7 @@ def test_a_store_that_cannot_be_opened_is_refused(tmp_path: Path, url: str, said
             ["serve", "--workers", "none"],
             "--workers: 'none' is not allowed: it must be an integer from 1 to 1000, or two as MIN:MAX",
         ),
-        (["serve", "--bind", "0.0.0.0:80"], "tq has no API keys yet"),
+        (["demo", "--bind", "0.0.0.0:0"], "there are no keys yet, and without one only loopback"),
         (["sreve"], "No such command 'sreve'"),
         (["submit"], "Missing argument 'TYPE'"),
         (["submit", "x", "--url", "localhost:8080"], "it must begin with http:// or https://"),

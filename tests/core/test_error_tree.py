@@ -15,6 +15,8 @@ CODES = {
     "UnsupportedType": "unsupported_media_type",
     "UnknownType": "unknown_type",
     "PayloadInvalid": "payload_invalid",
+    "Unauthorized": "unauthorized",
+    "RateLimited": "rate_limited",
     "NotAllowed": "not_allowed",
     "NotFound": "not_found",
     "Conflict": "conflict",

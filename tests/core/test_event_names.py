@@ -32,6 +32,8 @@ NAMES = {
     "QueueChanged": "queue.changed",
     "ScheduleChanged": "schedule.changed",
     "ScheduleFired": "schedule.fired",
+    "KeyCreated": "key.created",
+    "KeyRevoked": "key.revoked",
     "ServerStarted": "server.started",
     "ServerDraining": "server.draining",
     "ServerStopped": "server.stopped",

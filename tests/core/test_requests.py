@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tq.core.errors import InvalidInput
+from tq.core.keys import KEY_CHANCE_BYTES, make_key
 from tq.core.ops import Update
 from tq.core.queries import PayloadMatch, TaskFilter
 from tq.core.requests import (
@@ -17,6 +18,7 @@ from tq.core.requests import (
     read_bulk,
     read_cancel,
     read_filter,
+    read_key,
     read_queue,
     read_schedule,
     read_update,
@@ -276,8 +278,14 @@ def test_bad_filter_names_its_field(field: str, value: str, allowed: str) -> Non
     [
         (lambda body: read_queue(body, "q"), b'{"order":"odd"}', "order", "strict, aging"),
         (read_schedule, b'{"type":"t","overlap":"odd"}', "overlap", "skip, allow"),
+        (
+            lambda body: read_key(body, make_key(bytes(KEY_CHANCE_BYTES)), is_first=False, now=0),
+            b'{"scopes":["read","odd"]}',
+            "scopes[1]",
+            "submit, read, operate, admin, metrics",
+        ),
     ],
-    ids=["queue", "schedule"],
+    ids=["queue", "schedule", "key"],
 )
 def test_word_that_is_none_of_those_allowed_is_answered_with_those(
     read: Callable[[bytes], object], body: bytes, field: str, words: str

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, TypeVar
 from storage_kit import NOW, new
 
 from tq.core import ops, queries
+from tq.core.keys import KeyId, Scope
 from tq.core.limits import Limits, Order, Rate
 from tq.core.ops import AnyOp, RequestKey, Schedule
 from tq.core.queries import AnyQuery, PayloadMatch, TaskFilter
@@ -280,6 +281,25 @@ class Chooser:
             overlap=self.often(0.5),
         )
 
+    # Keys
+
+    def key_id(self) -> KeyId:
+        return KeyId(self.pick("k1", "k2", "k3", "k4"))
+
+    def put_key(self) -> AnyOp:
+        return ops.PutKey(
+            key_id=self.key_id(),
+            name=self.pick("ci", "ñ"),
+            digest=self.pick("d1", "d2"),
+            scopes=self.pick((Scope.READ,), (Scope.SUBMIT, Scope.ADMIN)),
+            queues=self.pick((), (), QUEUES),
+            rate=self.maybe(0.3, Rate(limit=5, period_ms=1_000, burst=5)),
+            expires_at=self.maybe(0.3, self.later()),
+        )
+
+    def revoke_key(self) -> AnyOp:
+        return ops.RevokeKey(self.key_id())
+
     weighted: ClassVar = {
         submit: 9,
         submit_many: 3,
@@ -304,6 +324,8 @@ class Chooser:
         delete_schedule: 0.3,
         pause_schedule: 1,
         fire: 3,
+        put_key: 0.5,
+        revoke_key: 0.3,
     }
     makers = tuple(weighted)
     weights = tuple(weighted.values())
@@ -316,6 +338,7 @@ class Chooser:
             queries.NextDue(),
             queries.GetQueues(),
             queries.OldestPending(),
+            queries.GetKeys(),
             queries.GetTask(self.task_id()),
             queries.ListTasks(
                 self.filter(), self.pick(0, 1, 3, 100), self.maybe(0.3, self.random.randrange(400))

@@ -36,6 +36,8 @@ REFUSED = {
     "DeleteSchedule": ("NotFound",),
     "PauseSchedule": ("NotFound", "Conflict"),
     "Fire": ("NotFound", "Conflict", "InvalidInput"),
+    "PutKey": ("Conflict",),
+    "RevokeKey": ("NotFound",),
 }
 SWEEP = ("done", "nothing", "more")
 """Nothing: a duplicate, an empty claim or sweep."""
@@ -63,6 +65,8 @@ DONE = {
     "DeleteSchedule": ("done",),
     "PauseSchedule": ("done",),
     "Fire": ("done", "nothing"),
+    "PutKey": ("done",),
+    "RevokeKey": ("done",),
 }
 ALL_SEEN = {f"{op} {how}" for table in (REFUSED, DONE) for op, hows in table.items() for how in hows}
 """What the runs must have met between them."""

@@ -9,14 +9,15 @@ the app in the ordinary way get all of it.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing, suppress
+from dataclasses import replace
 from functools import partial
 from random import Random
 from typing import Any, Final, cast
 
 import trio
-from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, HTTPScope
+from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, HTTPScope, WebsocketScope
 from quart import Response as QuartResponse
 from quart_trio import QuartTrio
 from quart_trio.asgi import TrioASGIHTTPConnection
@@ -25,6 +26,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing import MapAdapter
 
 from tq.api.access import Answered, OnRequest, Tally
+from tq.api.auth import Admitted, Gate
 from tq.api.body import BODY_TIMEOUT_S, Body
 from tq.api.http import (
     ClientGone,
@@ -36,19 +38,21 @@ from tq.api.http import (
     read_headers,
     read_query,
     unless,
+    wait_either,
 )
+from tq.api.limits import Headers, address_group
 from tq.api.live import Messages
 from tq.api.origin import LOOPBACK, OriginPolicy, refusal
 from tq.api.problems import BodyTooSlow, MethodNotAllowed, problem_response
+from tq.api.reach import check_reach
 from tq.api.routes import ROUTES, Route
 from tq.api.tickets import Tickets
 from tq.api.websocket import WebSocketConnection
 from tq.core.errors import InvalidInput, NotFound, PayloadTooLarge, TqError, UnsupportedType
+from tq.core.keys import KEY_CHANCE_BYTES, Caller, NewKey, make_key
+from tq.core.limits import Rate
 from tq.engine.server import Server
 from tq.metrics.meter import Meter
-
-ANONYMOUS: Final = "anonymous"
-"""Who asks without a ticket."""
 
 _WITHOUT_BODY: Final = frozenset({204, 304})
 """Statuses whose answers have no body, and no headers that tell of one."""
@@ -70,21 +74,30 @@ def make_app(
     on_request: OnRequest | None = None,
     secrets: Random | None = None,
     meter: Meter | None = None,
+    address_rate: Rate | None = None,
 ) -> QuartTrio:
     """The app that answers for *server*.
 
     Its lifespan hooks need not be run.
 
     Args:
-        origins: From where requests may come; None, from everywhere: only where keys are asked for.
+        origins: From where requests may come while nobody is asked for a key; None, from everywhere.
         on_error: Told of each error that is our own, and of the request, such as ``POST /v1/tasks``.
         on_request: Told of each request when it is over, also of one that was cut.
-        secrets: What tickets are made of: must not be foretold. None: the chance of *server*, for tests.
+        secrets: What keys and tickets are made of: must not be foretold. None: the chance of *server*, for
+            tests.
         meter: Measures *server*; it is told of each request too. None: one of its own.
+        address_rate: How often one address may ask, if it is not of this machine.
     """
     meter = meter or Meter(server)
-    tickets = Tickets(secrets or server.random, server.clock.monotonic)
-    app = Door(tickets, origins, on_error, meter.counting(on_request))
+    secrets = secrets or server.random
+    gate = Gate(
+        server.keys,
+        Tickets(secrets, server.clock.monotonic),
+        server.clock,
+        address_rate=address_rate,
+    )
+    app = Door(gate, secrets, origins, on_error, meter.counting(on_request))
     for route in routes:
         # Quart's types know no views but those of Quart's own kind.
         view: Any = View(server, route)
@@ -116,7 +129,17 @@ class View:
 
     async def __call__(self, request: Request) -> Response:
         """What the endpoint answers. Raises TqError, ClientGone."""
+        if request.caller.queues is not None:
+            await self.check(request)
         return await self.route.endpoint(self._server, request)
+
+    async def check(self, request: Request) -> None:
+        """Return if *request* is about what its caller reaches. Raises NotFound, NotAllowed."""
+        await check_reach(self._server, self.route.path, request, narrows=self.route.narrows)
+
+    async def wait_shut_out(self, caller: Caller) -> None:
+        """Return when the key of *caller* is good no more."""
+        await self._server.keys.wait_fault(caller.name, self._server.clock)
 
     def messages(self, request: Request) -> Messages:
         """What the route sends over a WebSocket. Raises TqError."""
@@ -130,6 +153,8 @@ class HttpConnection(TrioASGIHTTPConnection):
     app: Door
     scope: HTTPScope
     _route = ""
+    _told: Headers = ()
+    """Headers that every answer has: what the rate of the caller leaves."""
 
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         """Answer the request. Cancelled, it leaves the answer unfinished and nothing half done."""
@@ -174,10 +199,11 @@ class HttpConnection(TrioASGIHTTPConnection):
         if not target.startswith("/"):
             # Quart would read the target for itself, and does not expect nonsense.
             self.scope = {**self.scope, "path": _path(target)}
-        if self.app.origins is None:
+        origins = self.app.origins
+        if origins is None:
             return None
         refused = refusal(
-            self.app.origins,
+            origins,
             self.scope["method"],
             self.scope["path"],
             self._headers,
@@ -206,8 +232,13 @@ class HttpConnection(TrioASGIHTTPConnection):
     async def _answer(self, view: View, body: Body) -> Response:
         where = f"{self.scope['method']} {view.route.path}"
         try:
-            request = await self._read(view.route, body)
-            return await view(request)
+            admitted, request = await self._read(view.route, body)
+            response = await view(request)
+            if admitted.is_known and not isinstance(response.body, bytes):
+                shut_out = partial(view.wait_shut_out, admitted.caller)
+                until = shut_out if response.until is None else partial(wait_either, response.until, shut_out)
+                return replace(response, until=until)
+            return response
         except TqError as error:
             if not isinstance(error, BodyTooSlow):
                 await body.skip()
@@ -221,11 +252,12 @@ class HttpConnection(TrioASGIHTTPConnection):
             self.app.on_error(error, where)
             return problem_response(TqError(""))
 
-    async def _read(self, route: Route, body: Body) -> Request:
-        """The request, checked against its route. Raises InvalidInput."""
+    async def _read(self, route: Route, body: Body) -> tuple[Admitted, Request]:
+        """The request, and who asks, checked against its route. Raises InvalidInput, NotAllowed."""
         headers = self._headers
         query = read_query(self.scope["query_string"], route.query) if self.scope["query_string"] else {}
-        caller = self.app.caller(query)
+        admitted = self.app.admit(route, headers, query, self.scope)
+        self._told = admitted.headers
         media = ""
         content = b""
         stream = None
@@ -237,7 +269,7 @@ class HttpConnection(TrioASGIHTTPConnection):
             else:
                 check_length(headers, limit)
                 content = await body.read(limit)
-        return Request(
+        request = Request(
             method=self.scope["method"],
             path=self.scope["path"],
             params=self._params,
@@ -247,11 +279,14 @@ class HttpConnection(TrioASGIHTTPConnection):
             body=content,
             stream=stream,
             wait_gone=body.wait_gone,
-            new_ticket=partial(self.app.tickets.issue, caller),
+            caller=admitted.caller,
+            new_ticket=partial(self.app.gate.tickets.issue, admitted.caller.name),
+            new_key=self.app.new_key,
         )
+        return admitted, request
 
     async def _send(self, send: ASGISendCallable, response: Response) -> None:
-        headers = [(name.encode(), value.encode()) for name, value in response.headers]
+        headers = [(name.encode(), value.encode()) for name, value in (*response.headers, *self._told)]
         has_body = response.status not in _WITHOUT_BODY
         if has_body:
             headers.append((b"content-type", response.media.encode()))
@@ -322,14 +357,16 @@ class Door(QuartTrio):
 
     def __init__(
         self,
-        tickets: Tickets,
+        gate: Gate,
+        secrets: Random,
         origins: OriginPolicy | None,
         on_error: OnError,
         on_request: OnRequest | None,
     ) -> None:
         super().__init__("tq.api", static_folder=None)
-        self.tickets = tickets
-        self.origins = origins
+        self.gate = gate
+        self._secrets = secrets
+        self._origins = origins
         self.on_error = on_error
         self.on_request = on_request
         self.config["BODY_TIMEOUT"] = BODY_TIMEOUT_S
@@ -338,10 +375,29 @@ class Door(QuartTrio):
         self.register_error_handler(HTTPException, _quart_problem)
         self.register_error_handler(Exception, self._quart_failure)
 
-    def caller(self, query: dict[str, str]) -> str:
-        """Who asks: whose ticket is in *query*, which it is taken out of. Raises NotAllowed."""
-        ticket = query.pop("ticket", None)
-        return ANONYMOUS if ticket is None else self.tickets.redeem(ticket)
+    @property
+    def origins(self) -> OriginPolicy | None:
+        """From where requests may come; None: from everywhere, as where keys are asked for.
+
+        No page can send a key that it has not been given, so that who else reads pages does not matter.
+        """
+        return self._origins if self.gate.is_open else None
+
+    def admit(
+        self,
+        route: Route,
+        headers: Mapping[str, str],
+        query: dict[str, str],
+        scope: HTTPScope | WebsocketScope,
+    ) -> Admitted:
+        """Who asks for *route*, if that caller may. Raises Unauthorized, NotAllowed, RateLimited."""
+        client = scope.get("client")
+        address = "" if client is None else address_group(client[0])
+        return self.gate.admit(route.scope, headers, query, address=address)
+
+    def new_key(self) -> NewKey:
+        """A key that nobody has yet."""
+        return make_key(self._secrets.randbytes(KEY_CHANCE_BYTES))
 
     def find_socket(self, path: str) -> tuple[View, dict[str, str]] | None:
         """What answers to a WebSocket at *path*, and its parameters; None: what else is there is Quart's."""

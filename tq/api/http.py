@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final, TypeVar
@@ -18,6 +19,7 @@ import trio
 
 from tq.api.tickets import Ticket
 from tq.core.errors import InvalidInput, NotFound, PayloadTooLarge, UnsupportedType
+from tq.core.keys import ANYBODY, Caller, NewKey
 
 JSON: Final = "application/json"
 NDJSON: Final = "application/x-ndjson"
@@ -46,6 +48,11 @@ def no_ticket() -> Ticket:
     raise NotFound("no tickets are given here")
 
 
+def no_key() -> NewKey:
+    """Refuse: this door makes none. Raises NotFound."""
+    raise NotFound("no keys are made here")
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """What was asked.
@@ -65,8 +72,11 @@ class Request:
     stream: AsyncIterator[bytes] | None = None
     wait_gone: Callable[[], Awaitable[None]] = trio.sleep_forever
     """Returns when the client has left. Not to be used beside ``stream``."""
+    caller: Caller = ANYBODY
     new_ticket: Callable[[], Ticket] = no_ticket
     """A ticket that stands for the caller. Raises Overloaded."""
+    new_key: Callable[[], NewKey] = no_key
+    """A key that nobody has, and that is good once the store has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +125,14 @@ async def unless(interrupt: Callable[[], Awaitable[object]], wait: Callable[[], 
 async def _cancel_after(interrupt: Callable[[], Awaitable[object]], scope: trio.CancelScope) -> None:
     await interrupt()
     scope.cancel()
+
+
+async def wait_either(
+    first: Callable[[], Awaitable[object]], second: Callable[[], Awaitable[object]]
+) -> None:
+    """Return when one of the two does; the other is cancelled."""
+    with suppress(Interrupted):
+        await unless(first, second)
 
 
 async def unless_gone(request: Request, wait: Callable[[], Awaitable[T]]) -> T:

@@ -19,7 +19,7 @@ from tq import __version__
 from tq.api.http import JSON, NDJSON, WAIT_MAX_S
 from tq.api.live import EVENT_ID_MAX, EVENT_STREAM
 from tq.api.problems import BAD_FIELD_STATUS, PROBLEM, BodyTooSlow, MethodNotAllowed, status_of
-from tq.api.routes import Route, Scope
+from tq.api.routes import Route
 from tq.api.schemas import NAME, TASK_ID, TEXT, Schema, answer_schemas, ref, request_schemas
 from tq.core.errors import (
     InvalidInput,
@@ -27,10 +27,13 @@ from tq.core.errors import (
     NotFound,
     Overloaded,
     PayloadTooLarge,
+    RateLimited,
     StorageUnavailable,
     TqError,
+    Unauthorized,
     UnsupportedType,
 )
+from tq.core.keys import Scope
 from tq.core.ops import BATCH_MAX
 from tq.core.queries import PAGE_MAX
 from tq.metrics.meter import OPENMETRICS, PLAIN
@@ -63,6 +66,7 @@ _TAGS: Final = {
     "schedules": "Tasks on a calendar",
     "failures": "What went wrong, by cause",
     "workers": "Who does the work",
+    "keys": "Who may ask, and for what",
     "stats": "Counts",
     "events": "Changes as they happen",
     "metrics": "For Prometheus",
@@ -78,6 +82,7 @@ PARAMETERS: Final[dict[str, tuple[Schema, str]]] = {
     "id": (TASK_ID, "the task"),
     "queue": (NAME, "the queue"),
     "name": (NAME, "the schedule"),
+    "key_id": ({"type": "string", "pattern": "^[0-9a-f]{16}$"}, "the key, by its id"),
     "wait": (
         {"type": "number", "minimum": 0, "maximum": WAIT_MAX_S},
         "hold the answer until the task has ended, so many seconds at the longest",
@@ -110,9 +115,15 @@ _TELLING: Final[dict[str, Schema]] = {
     "Preference-Applied": {"schema": TEXT, "description": "the wait=N that was kept to"},
     "Link": {"schema": TEXT, "description": 'the next page, as <…>; rel="next"; absent on the last'},
     "ETag": {"schema": TEXT, "description": "changes when this does"},
+    "RateLimit-Policy": {
+        "schema": TEXT,
+        "description": "what the caller may ask: q in w seconds",
+    },
+    "RateLimit": {"schema": TEXT, "description": "what is left of it: r now, all of it in t seconds"},
+    "WWW-Authenticate": {"schema": {"const": "Bearer"}, "description": "send a key"},
     "Retry-After": {"schema": {"type": "integer", "minimum": 0}, "description": "seconds to wait"},
 }
-_ALWAYS: Final = frozenset({"Location", "ETag", "Retry-After"})
+_ALWAYS: Final = frozenset({"Location", "ETag", "Retry-After", "WWW-Authenticate"})
 """The headers that are there whenever the contract names them."""
 
 _ASKED: Final[dict[str, tuple[str, ...]]] = {
@@ -283,6 +294,8 @@ def _answer(route: Route, status: int, sources: Sources) -> dict[str, Any]:
     name = route.answers[status]
     answer: dict[str, Any] = {"description": _MEANINGS[status]}
     told = _TOLD.get(route.name, {}).get(status, ())
+    if route.scope is not Scope.OPEN and status != 101:
+        told = (*told, "RateLimit-Policy", "RateLimit")
     if told:
         answer["headers"] = {each: {"$ref": f"#/components/headers/{each}"} for each in told}
     if name:
@@ -331,8 +344,10 @@ def problems_of(route: Route) -> Problems:
 
 
 def _common(route: Route) -> frozenset[type[TqError]]:
-    """What any route like *route* can answer: a bug, a foreign page, a query or body that is wrong."""
+    """What any route like *route* can answer: a bug, a foreign page, a bad key, a wrong query or body."""
     kinds: set[type[TqError]] = {TqError, NotAllowed, InvalidInput}
+    if route.scope is not Scope.OPEN:
+        kinds |= {Unauthorized, RateLimited}
     if "{" in route.path:
         kinds.add(NotFound)
     if route.bodies:
@@ -359,6 +374,8 @@ def _problem(status: int, kinds: set[type[TqError]], sources: Sources) -> dict[s
     }
     if any(issubclass(kind, Overloaded | StorageUnavailable) for kind in kinds):
         answer["headers"] = {"Retry-After": {"$ref": "#/components/headers/Retry-After"}}
+    if Unauthorized in kinds:
+        answer["headers"] = {"WWW-Authenticate": {"$ref": "#/components/headers/WWW-Authenticate"}}
     sources.shared[key] = answer
     return {"$ref": f"#/components/responses/{key}"}
 

@@ -36,11 +36,13 @@ STATUS: Final[dict[type[TqError], int]] = {
     MethodNotAllowed: 405,
     BodyTooSlow: 408,
     errors.NotAllowed: 403,
+    errors.Unauthorized: 401,
     errors.NotFound: 404,
     errors.Conflict: 409,
     # A key is a claim that two requests are the same: the fault is in the request, not in the world.
     errors.IdempotencyKeyReused: 422,
     errors.Overloaded: 503,
+    errors.RateLimited: 429,
     errors.StorageUnavailable: 503,
     errors.StorageFull: 507,
 }
@@ -91,6 +93,8 @@ def _headers(error: TqError) -> tuple[tuple[str, str], ...]:
         allow = error.fields["allow"]
         assert isinstance(allow, list)
         return (("allow", ", ".join(allow)),)
+    if isinstance(error, errors.Unauthorized):
+        return (("www-authenticate", "Bearer"),)
     if isinstance(error, _PASSING):
         retry_after_ms = error.fields.get("retry_after_ms", RETRY_AFTER_MS)
         assert isinstance(retry_after_ms, int)

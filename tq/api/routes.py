@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Final
 
 import msgspec
@@ -14,6 +13,7 @@ from tq.api.endpoints import (
     contract,
     events,
     health,
+    keys,
     lists,
     metrics,
     queues,
@@ -39,10 +39,12 @@ from tq.core.errors import (
     TqError,
     UnknownType,
 )
+from tq.core.keys import Scope
 from tq.core.requests import (
     FILTER_FIELDS,
     BulkRequest,
     CancelRequest,
+    KeyRequest,
     PurgeRequest,
     QueueRequest,
     ScheduleRequest,
@@ -62,15 +64,6 @@ Endpoint = Callable[[Server, Request], Awaitable[Response]]
 Socket = Callable[[Server, Request], Messages]
 
 
-class Scope(StrEnum):
-    """What a caller must be allowed to do."""
-
-    OPEN = "open"
-    READ = "read"
-    SUBMIT = "submit"
-    ADMIN = "admin"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
     """One row: what is served where, for whom, and within which bounds.
@@ -78,7 +71,8 @@ class Route:
     ``path`` names its parameters in braces; ``{name*}`` takes slashes too and may be empty. ``query``
     lists the query parameters there are, any other being refused; None ignores them. ``bodies`` gives the
     media types of the body and the most bytes of each; None: streamed, of any length. The empty type
-    stands for a body that names none. ``socket`` gives what is sent to who asks for a WebSocket.
+    stands for a body that names none. ``narrows``: the endpoint keeps to the queues of a limited key by
+    itself; see `tq.api.reach` for the others. ``socket`` gives what is sent to who asks for a WebSocket.
 
     The rest is for the contract: ``name`` is the operation's own, ``takes`` the JSON body, ``answers``
     the schema in `tq.api.schemas` by status, empty where there is no body, and ``refuses`` the errors
@@ -90,6 +84,7 @@ class Route:
     endpoint: Endpoint
     scope: Scope
     summary: str
+    narrows: bool = False
     socket: Socket | None = None
     name: str = ""
     query: frozenset[str] | None = frozenset()
@@ -115,6 +110,7 @@ ROUTES: Final = (
         path="/submit",
         endpoint=seed.submit,
         scope=Scope.SUBMIT,
+        narrows=True,
         name="submit_original",
         summary="submit a task: {id?, type, payload}",
         query=_NO_QUERY_CHECK,
@@ -128,6 +124,7 @@ ROUTES: Final = (
         path="/status/{id*}",
         endpoint=seed.status,
         scope=Scope.READ,
+        narrows=True,
         name="get_status",
         summary="how a task ended",
         query=_NO_QUERY_CHECK,
@@ -150,6 +147,7 @@ ROUTES: Final = (
         path="/v1/tasks",
         endpoint=tasks.submit,
         scope=Scope.SUBMIT,
+        narrows=True,
         name="submit_task",
         summary="submit a task; Prefer: wait=N to hold until it ends",
         bodies={JSON: BODY_MAX},
@@ -162,6 +160,7 @@ ROUTES: Final = (
         path="/v1/tasks/batch",
         endpoint=tasks.submit_batch,
         scope=Scope.SUBMIT,
+        narrows=True,
         name="submit_tasks",
         summary="submit many: a JSON array, or NDJSON of any length",
         bodies={JSON: BATCH_BODY_MAX, NDJSON: None},
@@ -174,6 +173,7 @@ ROUTES: Final = (
         path="/v1/tasks",
         endpoint=lists.list_tasks,
         scope=Scope.READ,
+        narrows=True,
         name="list_tasks",
         summary="tasks by state, queue, type, tag and more, newest first",
         query=frozenset({*FILTER_FIELDS, "limit", "cursor"}),
@@ -184,7 +184,8 @@ ROUTES: Final = (
         method="POST",
         path="/v1/tasks/cancel",
         endpoint=lists.cancel,
-        scope=Scope.ADMIN,
+        scope=Scope.OPERATE,
+        narrows=True,
         name="cancel_tasks",
         summary="cancel all that a filter means",
         bodies={JSON: SMALL_BODY_MAX},
@@ -196,7 +197,8 @@ ROUTES: Final = (
         method="POST",
         path="/v1/tasks/retry",
         endpoint=lists.retry,
-        scope=Scope.ADMIN,
+        scope=Scope.OPERATE,
+        narrows=True,
         name="retry_tasks",
         summary="retry all that a filter means",
         bodies={JSON: SMALL_BODY_MAX},
@@ -208,7 +210,8 @@ ROUTES: Final = (
         method="POST",
         path="/v1/tasks/delete",
         endpoint=lists.delete,
-        scope=Scope.ADMIN,
+        scope=Scope.OPERATE,
+        narrows=True,
         name="delete_tasks",
         summary="delete all ended ones that a filter means",
         bodies={JSON: SMALL_BODY_MAX},
@@ -242,7 +245,7 @@ ROUTES: Final = (
         method="PATCH",
         path="/v1/tasks/{id}",
         endpoint=actions.update,
-        scope=Scope.SUBMIT,
+        scope=Scope.OPERATE,
         name="update_task",
         summary="change a waiting task",
         bodies={JSON: SMALL_BODY_MAX},
@@ -254,7 +257,7 @@ ROUTES: Final = (
         method="DELETE",
         path="/v1/tasks/{id}",
         endpoint=actions.delete,
-        scope=Scope.SUBMIT,
+        scope=Scope.OPERATE,
         name="delete_task",
         summary="delete an ended task",
         answers={204: ""},
@@ -264,7 +267,7 @@ ROUTES: Final = (
         method="POST",
         path="/v1/tasks/{id}/cancel",
         endpoint=actions.cancel,
-        scope=Scope.SUBMIT,
+        scope=Scope.OPERATE,
         name="cancel_task",
         summary="cancel a task, waiting or running; ?wait=N to see it end",
         query=_WAIT,
@@ -277,7 +280,7 @@ ROUTES: Final = (
         method="POST",
         path="/v1/tasks/{id}/retry",
         endpoint=actions.retry,
-        scope=Scope.SUBMIT,
+        scope=Scope.OPERATE,
         name="retry_task",
         summary="run an ended task again",
         bodies=_SMALL,
@@ -312,6 +315,7 @@ ROUTES: Final = (
         endpoint=events.of_all,
         socket=events.stream_of_all,
         scope=Scope.READ,
+        narrows=True,
         name="watch_all",
         summary="what happens, by queue and type: SSE or WebSocket",
         query=_LIVE | {"queue", "type"},
@@ -323,6 +327,7 @@ ROUTES: Final = (
         path="/v1/tickets",
         endpoint=events.issue_ticket,
         scope=Scope.READ,
+        narrows=True,
         name="make_ticket",
         summary="a ticket for ?ticket=, in place of a key: 30 s, once",
         bodies={"": SMALL_BODY_MAX, JSON: SMALL_BODY_MAX},
@@ -334,6 +339,7 @@ ROUTES: Final = (
         path="/v1/queues",
         endpoint=queues.list_queues,
         scope=Scope.READ,
+        narrows=True,
         name="list_queues",
         summary="queues, their rules and counts",
         answers={200: "Queues"},
@@ -365,7 +371,7 @@ ROUTES: Final = (
         method="POST",
         path="/v1/queues/{queue}/pause",
         endpoint=queues.pause,
-        scope=Scope.ADMIN,
+        scope=Scope.OPERATE,
         name="pause_queue",
         summary="start nothing more of a queue",
         bodies=_SMALL,
@@ -376,7 +382,7 @@ ROUTES: Final = (
         method="POST",
         path="/v1/queues/{queue}/resume",
         endpoint=queues.resume,
-        scope=Scope.ADMIN,
+        scope=Scope.OPERATE,
         name="resume_queue",
         summary="let a queue go on",
         bodies=_SMALL,
@@ -387,7 +393,7 @@ ROUTES: Final = (
         method="POST",
         path="/v1/queues/{queue}/purge",
         endpoint=queues.purge,
-        scope=Scope.ADMIN,
+        scope=Scope.OPERATE,
         name="purge_queue",
         summary="cancel all that waits in a queue",
         bodies=_SMALL,
@@ -442,7 +448,7 @@ ROUTES: Final = (
         method="POST",
         path="/v1/schedules/{name}/pause",
         endpoint=schedules.pause,
-        scope=Scope.ADMIN,
+        scope=Scope.OPERATE,
         name="pause_schedule",
         summary="fire no tick",
         bodies=_SMALL,
@@ -453,7 +459,7 @@ ROUTES: Final = (
         method="POST",
         path="/v1/schedules/{name}/resume",
         endpoint=schedules.resume,
-        scope=Scope.ADMIN,
+        scope=Scope.OPERATE,
         name="resume_schedule",
         summary="fire ticks again",
         bodies=_SMALL,
@@ -464,7 +470,7 @@ ROUTES: Final = (
         method="POST",
         path="/v1/schedules/{name}/run",
         endpoint=schedules.run,
-        scope=Scope.SUBMIT,
+        scope=Scope.OPERATE,
         name="run_schedule",
         summary="make the task of a schedule now",
         bodies=_SMALL,
@@ -503,10 +509,42 @@ ROUTES: Final = (
         refuses=frozenset({ShuttingDown}),
     ),
     Route(
+        method="POST",
+        path="/v1/keys",
+        endpoint=keys.create,
+        scope=Scope.ADMIN,
+        name="create_key",
+        summary="make a key; it is shown this once",
+        bodies={JSON: SMALL_BODY_MAX},
+        takes=KeyRequest,
+        answers={201: "KeyMade"},
+        refuses=_WRITE | {Conflict},
+    ),
+    Route(
+        method="GET",
+        path="/v1/keys",
+        endpoint=keys.list_keys,
+        scope=Scope.ADMIN,
+        name="list_keys",
+        summary="keys, never their texts",
+        answers={200: "Keys"},
+        refuses=_READ,
+    ),
+    Route(
+        method="DELETE",
+        path="/v1/keys/{key_id}",
+        endpoint=keys.revoke,
+        scope=Scope.ADMIN,
+        name="revoke_key",
+        summary="have a key be good no more",
+        answers={200: "Key"},
+        refuses=_WRITE,
+    ),
+    Route(
         method="GET",
         path="/metrics",
         endpoint=metrics.get,
-        scope=Scope.READ,
+        scope=Scope.METRICS,
         name="get_metrics",
         summary="what the server measures, for Prometheus",
         query=_NO_QUERY_CHECK,

@@ -18,6 +18,7 @@ from tq.api.endpoints.tasks import Created, Stored
 from tq.api.endpoints.workers import WorkersRequest, WorkersView
 from tq.api.tickets import Ticket
 from tq.core.fields import ATTEMPTS_MAX, DELAY_MAX_S, TIMEOUT_MAX_S, TTL_MAX_S
+from tq.core.keys import KEY_QUEUES_MAX, KEY_SCOPES, KEYS_MAX
 from tq.core.limits import CONCURRENCY_MAX, RATE_LIMIT_MAX, RATE_PERIOD_MAX_MS, Order
 from tq.core.queries import PAGE_MAX
 from tq.core.requests import (
@@ -26,6 +27,7 @@ from tq.core.requests import (
     SEARCH_MAX,
     BulkRequest,
     CancelRequest,
+    KeyRequest,
     PurgeRequest,
     QueueRequest,
     ScheduleRequest,
@@ -65,6 +67,7 @@ REQUESTS: Final[tuple[type[msgspec.Struct], ...]] = (
     QueueRequest,
     ScheduleRequest,
     WorkersRequest,
+    KeyRequest,
     SeedRequest,
     RetryRequest,
     UniqueRequest,
@@ -135,6 +138,11 @@ RULES: Final[dict[str, tuple[Schema, str]]] = {
     "on_dependency_failure": ({}, "what becomes of it if one of them does not succeed"),
     "deadline": (INSTANT, "the instant by which it must have ended"),
     "expires_at": (INSTANT, "the instant by which it must have started"),
+    "KeyRequest.name": (KEY, "what people call it: printable characters"),
+    "scopes": ({"minItems": 1, "maxItems": 100}, "what it is for; none includes another"),
+    "queues": ({"maxItems": KEY_QUEUES_MAX, "items": NAME}, "the queues it is limited to; none: it is not"),
+    "KeyRequest.expires_at": (INSTANT, "the instant from which it is good no more"),
+    "KeyRequest.rate": ({}, "how often it may ask: limit in period seconds, burst at once"),
     "cascade": ({}, "whether the children are cancelled too"),
     "base": (_RETRY_DELAY, "seconds of the first wait"),
     "cap": (_RETRY_DELAY, "seconds of the longest wait"),
@@ -370,6 +378,13 @@ def _stats() -> Schema:
     )
 
 
+def _key(**shown: Schema) -> Schema:
+    always = {"id": TEXT, "name": KEY, "scopes": listed({"enum": list(KEY_SCOPES)}), "created_at": AT}
+    rate = record("So many requests.", {"limit": COUNT, "period": SECONDS, "burst": COUNT})
+    sometimes = {"queues": listed(NAME, KEY_QUEUES_MAX), "rate": rate, "expires_at": AT, "revoked_at": AT}
+    return record("A key, and what it is for; key: its text, shown once.", always | shown, sometimes)
+
+
 def _parts() -> dict[str, Schema]:
     """What other answers are made of."""
     brief = {"id": TASK_ID, "type": NAME, "queue": NAME, "state": ref("State")}
@@ -403,6 +418,8 @@ def _parts() -> dict[str, Schema]:
             | {"latest": TASK_ID, "error": ref("AttemptError")},
         ),
         "Stats": _stats(),
+        "Key": _key(),
+        "KeyMade": _key(key={"type": "string", "pattern": "^tq_[0-9a-f]{88}$"}),
     }
 
 
@@ -433,6 +450,7 @@ def _wholes() -> dict[str, Schema]:
         "Schedules": record(
             "By name.", {"schedules": listed(ref("Schedule"), SCHEDULES_PAGE), "next": maybe(NAME)}
         ),
+        "Keys": record("The oldest first.", {"keys": listed(ref("Key"), KEYS_MAX)}),
         "Alive": record("It runs.", {"status": {"const": "ok"}}),
         "Ready": record("It takes work.", {"status": {"const": "ready"}}),
         "Contract": record(

@@ -8,7 +8,6 @@ shutdown ends in time, whatever clients do. What happens on a connection is in `
 from __future__ import annotations
 
 import errno
-import ipaddress
 import os
 import resource
 import socket
@@ -16,7 +15,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, Final
 
 import trio
@@ -26,6 +25,7 @@ from hypercorn.typing import ASGIFramework
 
 from tq.api.app import OnError, log_error
 from tq.api.connection import HEAD_MAX, MESSAGE_MAX, PING_S, Connection, tell
+from tq.api.limits import address_group
 
 BACKLOG: Final = 1024
 UNREAD_TIMEOUT_MS: Final = 15_000
@@ -159,18 +159,6 @@ def connection_caps(files_max: int) -> Caps:
 def own_caps() -> Caps:
     """The caps of this process."""
     return connection_caps(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-
-
-@lru_cache(maxsize=4096)
-def address_group(host: str) -> str:
-    """Whose address *host* is, as far as caps go: an IPv6 network of 64 bits is one client's. Empty: ours."""
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return host
-    if address.is_loopback:
-        return ""
-    return host if address.version == 4 else address.exploded[:19]
 
 
 @dataclass(slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -22,15 +22,25 @@ if TYPE_CHECKING:
 NORMAL: Final = 1000
 GOING_AWAY: Final = 1001
 TRY_AGAIN_LATER: Final = 1013
+POLICY_VIOLATION: Final = 1008
+SHUT_OUT: Final = "shut out"
+"""In place of the name of the last event: the key is good no more."""
 
-CLOSE_CODES: Final = {"server.draining": GOING_AWAY, "dropped": TRY_AGAIN_LATER}
+CLOSE_CODES: Final = {"server.draining": GOING_AWAY, "dropped": TRY_AGAIN_LATER, SHUT_OUT: POLICY_VIOLATION}
 """How the WebSocket is closed after the last event, if not as NORMAL (RFC 6455, 7.4)."""
 
 
-async def serve_socket(messages: Messages, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+async def serve_socket(
+    messages: Messages,
+    receive: ASGIReceiveCallable,
+    send: ASGISendCallable,
+    *,
+    until: Callable[[], Awaitable[None]] | None = None,
+) -> None:
     """Accept the WebSocket and send *messages* to their end, then close it; until the client leaves.
 
-    What the client sends is read and dropped.
+    What the client sends is read and dropped. Once *until* returns, the WebSocket is closed: the client may
+    not listen any more.
 
     Raises:
         TqError: There is nothing to watch, or it may not be now; the WebSocket was not accepted.
@@ -40,10 +50,20 @@ async def serve_socket(messages: Messages, receive: ASGIReceiveCallable, send: A
         accept: Any = {"type": "websocket.accept", "subprotocol": None, "headers": []}
         await send(accept)
         try:
-            last = await unless(partial(_wait_gone, receive), partial(_send_all, first or [], messages, send))
+            send_all = partial(_send_all, first or [], messages, send)
+            last = await unless(partial(_wait_gone, receive), partial(_send_until, until, send_all))
         except Interrupted:
             return
         await send({"type": "websocket.close", "code": CLOSE_CODES.get(last, NORMAL), "reason": None})
+
+
+async def _send_until(
+    until: Callable[[], Awaitable[None]] | None, send_all: Callable[[], Awaitable[str]]
+) -> str:
+    try:
+        return await send_all() if until is None else await unless(until, send_all)
+    except Interrupted:
+        return SHUT_OUT
 
 
 async def _wait_gone(receive: ASGIReceiveCallable) -> None:
@@ -91,10 +111,12 @@ class WebSocketConnection(TrioASGIWebsocketConnection):
         """Send what *view* has, to its end; why it was refused instead, if it was."""
         try:
             query = read_query(self.scope["query_string"], view.route.query)
-            self.app.caller(query)
             headers = read_headers(self.scope["headers"])
-            request = Request("GET", self.scope["path"], params, query, headers)
-            await serve_socket(view.messages(request), receive, send)
+            admitted = self.app.admit(view.route, headers, query, self.scope)
+            request = Request("GET", self.scope["path"], params, query, headers, caller=admitted.caller)
+            await view.check(request)
+            shut_out = partial(view.wait_shut_out, admitted.caller) if admitted.is_known else None
+            await serve_socket(view.messages(request), receive, send, until=shut_out)
         except TqError as error:
             return error
         except Exception as error:
@@ -116,6 +138,7 @@ class WebSocketConnection(TrioASGIWebsocketConnection):
         path = self.scope["path"]
         if not path.startswith("/"):
             return NotFound("there is no WebSocket at this target: ask for a path, such as /v1/events")
-        if self.app.origins is None:
+        origins = self.app.origins
+        if origins is None:
             return None
-        return refusal(self.app.origins, "WEBSOCKET", path, read_headers(self.scope["headers"]))
+        return refusal(origins, "WEBSOCKET", path, read_headers(self.scope["headers"]))

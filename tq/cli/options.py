@@ -6,8 +6,9 @@ Imports nothing heavy: every command is made of these, also where only ``--help`
 from __future__ import annotations
 
 import functools
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
@@ -76,20 +77,53 @@ AGO: Final = Instant(-1)
 AHEAD: Final = Instant(1)
 
 
+class Rate(click.ParamType[dict[str, Any] | None]):
+    """``LIMIT/PERIOD`` as the API takes it: ``100/60s``, ``5/m``, ``10`` (a second); ``none``."""
+
+    name = "rate"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> dict[str, Any] | None:
+        """*value* as the API takes it."""
+        if isinstance(value, dict):
+            return value
+        match = re.fullmatch(r"(\d+)(?:/(\S+))?", value)
+        period = (match and match[2]) or "1s"
+        try:
+            period_ms = parse_duration(period if period[0].isdigit() else f"1{period}")
+        except ValueError:
+            match = None
+        if match is None:
+            self.fail(f"{value!r} is not a rate such as 100/60s, 5/m or none", param, ctx)
+        return {"limit": int(match[1]), "period": period_ms / 1000}
+
+
+def rate_text(rate: Mapping[str, Any] | None) -> str | None:
+    """A rate of the API in one word, as `Rate` reads it."""
+    if rate is None:
+        return None
+    burst = "" if rate["burst"] == rate["limit"] else f" burst {rate['burst']}"
+    return f"{rate['limit']}/{rate['period']:g}s{burst}"
+
+
 # The server
+
+json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+url_option: Final = click.option(
+    "--url",
+    metavar="URL",
+    envvar="TQ_URL",
+    default=DEFAULT_URL,
+    help=f"The server. [default: {DEFAULT_URL}; variable: TQ_URL; its key: TQ_KEY]",
+)
 
 
 def asks(command: F) -> F:
     """Give *command* the server to ask, as ``api``, and ``as_json``; with the options that say so."""
 
-    @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-    @click.option(
-        "--url",
-        metavar="URL",
-        envvar="TQ_URL",
-        default=DEFAULT_URL,
-        help=f"The server. [default: {DEFAULT_URL}; variable: TQ_URL; its key: TQ_KEY]",
-    )
+    @json_option
+    @url_option
     @functools.wraps(command)
     def run(*, url: str, **rest: Any) -> Exit:
         # Imports the HTTP client.

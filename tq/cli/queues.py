@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from tq.cli.exits import Exit
-from tq.cli.options import asks, confirmed, examples
-from tq.config import parse_duration
+from tq.cli.options import Rate, asks, confirmed, examples, rate_text
 
 if TYPE_CHECKING:
     from tq.cli.asking import Api
@@ -51,15 +49,8 @@ def _row(queue: Mapping[str, Any]) -> tuple[object, ...]:
         tasks.get("failed", 0),
         queue["order"],
         queue["concurrency"],
-        _rate_text(queue["rate"]),
+        rate_text(queue["rate"]),
     )
-
-
-def _rate_text(rate: Mapping[str, Any] | None) -> str | None:
-    if rate is None:
-        return None
-    burst = "" if rate["burst"] == rate["limit"] else f" burst {rate['burst']}"
-    return f"{rate['limit']}/{rate['period']:g}s{burst}"
 
 
 def _show(queue: Mapping[str, Any], *, as_json: bool) -> None:
@@ -72,8 +63,8 @@ def _show(queue: Mapping[str, Any], *, as_json: bool) -> None:
     tasks = queue["tasks"]
     print_fields(
         {name: queue[name] for name in ("queue", "paused", "order", "concurrency")}
-        | {"rate": _rate_text(queue["rate"]), "key-concurrency": per_key["concurrency"]}
-        | {"key-rate": _rate_text(per_key["rate"])}
+        | {"rate": rate_text(queue["rate"]), "key-concurrency": per_key["concurrency"]}
+        | {"key-rate": rate_text(per_key["rate"])}
         | {state: tasks[state] for state in (*WAITING, "running") if state in tasks}
         | {state: count for state, count in tasks.items() if state not in (*WAITING, "running")}
     )
@@ -90,28 +81,6 @@ def show_command(*, api: Api, name: str, as_json: bool) -> None:
 
 
 # Rules
-
-
-class Rate(click.ParamType[dict[str, Any] | None]):
-    """``LIMIT/PERIOD`` as the API takes it: ``100/60s``, ``5/m``, ``10`` (a second); ``none``."""
-
-    name = "rate"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> dict[str, Any] | None:
-        """*value* as the API takes it."""
-        if isinstance(value, dict):
-            return value
-        match = re.fullmatch(r"(\d+)(?:/(\S+))?", value)
-        period = (match and match[2]) or "1s"
-        try:
-            period_ms = parse_duration(period if period[0].isdigit() else f"1{period}")
-        except ValueError:
-            match = None
-        if match is None:
-            self.fail(f"{value!r} is not a rate such as 100/60s, 5/m or none", param, ctx)
-        return {"limit": int(match[1]), "period": period_ms / 1000}
 
 
 class OrNone(click.ParamType[Any]):

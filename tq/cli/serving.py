@@ -23,6 +23,7 @@ from tq.cli.exits import Exit, Fault
 from tq.clock import SystemClock, run_in_thread
 from tq.config import Address, Config, format_duration
 from tq.core.errors import StorageError
+from tq.core.queries import GetKeys
 from tq.engine.processes import python_child
 from tq.engine.server import Server, Settings
 from tq.engine.services import run_server
@@ -45,6 +46,7 @@ def run(queue: TaskQueue, config: Config) -> Exit:
     with ExitStack() as opened:
         sockets = [opened.enter_context(sock) for sock in _bind(config)]
         store = opened.enter_context(closing(_open_store(config)))
+        _check_bind(config, store)
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         trio.run(_serve, queue, store, sockets, config, log)
     return Exit.OK
@@ -55,6 +57,19 @@ def _bind(config: Config) -> list[socket.socket]:
         return bind_sockets([str(config.bind)])
     except CannotListen as error:
         raise Fault(Exit.CANNOT_BIND, str(error)) from None
+
+
+def _check_bind(config: Config, store: Store) -> None:
+    """Return if the server may listen where it is told to: without keys, whoever reaches it may do all."""
+    if config.bind.is_loopback or store.read(GetKeys()):
+        return
+    what = f"make the first with `tq keys create --name NAME --scope admin --store {config.store}`"
+    if config.store == "memory:":
+        what = "a store in memory has no keys at the start: choose another with --store"
+    raise Fault(
+        Exit.USAGE,
+        f"--bind {config.bind}: there are no keys yet, and without one only loopback is listened on: {what}",
+    )
 
 
 def _open_store(config: Config) -> Store:

@@ -7,6 +7,7 @@
         UnknownType         no handler here does tasks of that type
         PayloadInvalid      the payload does not fit the handler's signature
       NotAllowed          who you are
+        Unauthorized        no key, or one that is not good
       NotFound            it is not there
       Conflict            the world moved
         DuplicateTask       the id belongs to another request
@@ -15,6 +16,7 @@
         IdempotencyKeyReused  the key came before with another body
       Overloaded          later: retry_after_ms
         ShuttingDown        this server takes nothing new
+        RateLimited         this caller has asked too often
       StorageError        not the caller's doing
         StorageUnavailable  out of reach; safe to repeat
         StorageFull         no room; safe to repeat once there is
@@ -90,6 +92,12 @@ class NotAllowed(TqError):
     code = "not_allowed"
 
 
+class Unauthorized(NotAllowed):
+    """A key is asked for, and there is none, or one that is not good."""
+
+    code = "unauthorized"
+
+
 class NotFound(TqError):
     """It is not there, or no longer."""
 
@@ -136,6 +144,12 @@ class ShuttingDown(Overloaded):
     """This server is stopping and takes nothing new."""
 
     code = "shutting_down"
+
+
+class RateLimited(Overloaded):
+    """This caller has asked too often; ``retry_after_ms`` says when there is room again."""
+
+    code = "rate_limited"
 
 
 class StorageError(TqError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
+from tq.core.keys import KeyId, Scope
 from tq.core.task import Reason, ServerId, State, TaskId
 
 
@@ -166,6 +167,21 @@ class ScheduleFired(Event, frozen=True, tag="schedule.fired"):
     task_id: TaskId | None = None
     overlapped: bool = False
     skipped: int = 0
+
+
+class KeyCreated(Event, frozen=True, tag="key.created"):
+    """A key was made."""
+
+    key_id: KeyId
+    name: str
+    scopes: tuple[Scope, ...]
+
+
+class KeyRevoked(Event, frozen=True, tag="key.revoked"):
+    """A key is good no more."""
+
+    key_id: KeyId
+    name: str
 
 
 class ServerStarted(Event, frozen=True, tag="server.started"):

@@ -10,7 +10,8 @@ from typing import Final, Generic, TypeVar
 
 import msgspec
 
-from tq.core.limits import Limits, Order, QueueRules
+from tq.core.keys import Key, KeyId, Scope
+from tq.core.limits import Limits, Order, QueueRules, Rate
 from tq.core.task import (
     AttemptError,
     Json,
@@ -445,6 +446,41 @@ class Fire(Op[Fired], frozen=True, kw_only=True):
     overlap: bool = False
 
 
+class PutKey(Op[Key], frozen=True, kw_only=True):
+    """Keep a new key. Where KEYS_MAX are kept, the one that was revoked first makes room for it.
+
+    Refused: Conflict if the id is taken, or there are KEYS_MAX and none is revoked.
+    """
+
+    key_id: KeyId
+    name: str
+    digest: str
+    scopes: tuple[Scope, ...]
+    queues: tuple[str, ...] = ()
+    rate: Rate | None = None
+    expires_at: int | None = None
+
+
+def key_of(op: PutKey, now: int) -> Key:
+    """The key that *op* makes."""
+    return Key(
+        id=op.key_id,
+        name=op.name,
+        digest=op.digest,
+        scopes=op.scopes,
+        queues=op.queues,
+        rate=op.rate,
+        created_at=now,
+        expires_at=op.expires_at,
+    )
+
+
+class RevokeKey(Op[Key], frozen=True):
+    """Have a key be good no more; it stays in the list. Again changes nothing. Refused: NotFound."""
+
+    key_id: KeyId
+
+
 AnyOp = (
     Submit
     | SubmitMany
@@ -469,6 +505,8 @@ AnyOp = (
     | DeleteSchedule
     | PauseSchedule
     | Fire
+    | PutKey
+    | RevokeKey
 )
 Reply = (
     Submitted
@@ -488,4 +526,5 @@ Reply = (
     | QueueRules
     | Schedule
     | Fired
+    | Key
 )

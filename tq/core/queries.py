@@ -6,6 +6,7 @@ from typing import Final, Generic, TypeVar
 
 import msgspec
 
+from tq.core.keys import Key
 from tq.core.limits import QueueRules
 from tq.core.ops import Schedule
 from tq.core.task import AttemptError, Json, State, Task, TaskId
@@ -152,6 +153,10 @@ class DueSchedules(Query[tuple[Schedule, ...]], frozen=True):
     limit: int = PAGE_MAX
 
 
+class GetKeys(Query[tuple[Key, ...]], frozen=True):
+    """All keys, the revoked ones too, the oldest first, then by id; at most KEYS_MAX."""
+
+
 class NextDue(Query[int | None], frozen=True):
     """The earliest instant at which Promote, Expire or a schedule has something to do."""
 
@@ -166,5 +171,6 @@ AnyQuery = (
     | GetSchedules
     | GetSchedule
     | DueSchedules
+    | GetKeys
     | NextDue
 )

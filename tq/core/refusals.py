@@ -11,6 +11,7 @@ from tq.core.errors import (
     LeaseLost,
     NotFound,
 )
+from tq.core.keys import KeyId
 from tq.core.ops import RequestKey, Submitted
 from tq.core.task import FINAL, Json, NewTask, State, TaskId, same_json
 
@@ -106,6 +107,16 @@ def check_deletable(task_id: TaskId, state: State, *, is_settled: bool) -> None:
 def too_many(what: str, limit: int) -> Conflict:
     """The refusal of one more than there may be."""
     return Conflict(f"there are {limit} {what} already, which is all there may be: remove one", limit=limit)
+
+
+def key_is_taken(key_id: KeyId) -> Conflict:
+    """The refusal of a key whose id another has."""
+    return Conflict(f"key {key_id} exists: make another", key_id=key_id)
+
+
+def no_such_key(key_id: KeyId) -> NotFound:
+    """The refusal of an op on a key that is not there."""
+    return NotFound(f"no key {key_id}: see the list of keys", key_id=key_id)
 
 
 def no_such_schedule(name: str) -> NotFound:

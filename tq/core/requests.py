@@ -23,6 +23,7 @@ from tq.core.fields import (
     read_ms,
     read_priority,
 )
+from tq.core.keys import KEY_QUEUES_MAX, NewKey, Scope, in_order
 from tq.core.limits import (
     CONCURRENCY_MAX,
     RATE_LIMIT_MAX,
@@ -31,7 +32,7 @@ from tq.core.limits import (
     Order,
     Rate,
 )
-from tq.core.ops import SetQueue, Update
+from tq.core.ops import PutKey, SetQueue, Update
 from tq.core.queries import PayloadMatch, TaskFilter
 from tq.core.schedule import Every, Timing, read_timing
 from tq.core.task import FINAL, WAITING, Json, NewTask, State, TaskId
@@ -308,6 +309,54 @@ def _rate(prefix: str, request: RateRequest) -> Rate:
         limit=check_integer(f"{prefix}limit", request.limit, 1, RATE_LIMIT_MAX),
         period_ms=read_ms(f"{prefix}period", request.period, 0.001, RATE_PERIOD_MAX_MS / 1000),
         burst=check_integer(f"{prefix}burst", burst, 1, RATE_LIMIT_MAX),
+    )
+
+
+# Keys
+
+
+class KeyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A key that is to be made: what it is for, and its limits."""
+
+    scopes: tuple[Literal["submit", "read", "operate", "admin", "metrics"], ...]
+    name: str | None = None
+    queues: tuple[str, ...] = ()
+    expires_at: str | None = None
+    rate: RateRequest | None = None
+
+
+_key = msgspec.json.Decoder(KeyRequest)
+
+
+def read_key(body: bytes, made: NewKey, *, is_first: bool, now: int) -> PutKey:
+    """What *body* asks of the key that was *made*. A key without a name is called by its id.
+
+    Raises:
+        InvalidInput: It names the field. The first key must be able to make others.
+    """
+    request = decode(_key, body)
+    if not request.scopes:
+        raise bad("scopes", [], "at least one of submit, read, operate, admin, metrics")
+    if len(request.queues) > KEY_QUEUES_MAX:
+        raise InvalidInput(
+            f"queues: at most {KEY_QUEUES_MAX}, these are {len(request.queues)}", field="queues"
+        )
+    if is_first and ("admin" not in request.scopes or request.queues):
+        raise InvalidInput(
+            "scopes: the first key needs admin, for all queues: from then on nobody is let in without a key",
+            field="scopes",
+        )
+    expires_at = _at("expires_at", request.expires_at)
+    if expires_at is not None and expires_at <= now:
+        raise bad("expires_at", request.expires_at, "an instant to come")
+    return PutKey(
+        key_id=made.id,
+        name=made.id if request.name is None else check_key("name", request.name),
+        digest=made.digest,
+        scopes=in_order(Scope(scope) for scope in request.scopes),
+        queues=tuple(dict.fromkeys(check_name("queues", queue) for queue in request.queues)),
+        rate=None if request.rate is None else _rate("rate.", request.rate),
+        expires_at=expires_at,
     )
 
 

@@ -12,7 +12,8 @@ from functools import lru_cache
 
 import msgspec
 
-from tq.core.limits import DEFAULT_RULES, Limits, QueueRules
+from tq.core.keys import Key
+from tq.core.limits import DEFAULT_RULES, Limits, QueueRules, Rate
 from tq.core.ops import Schedule, Tick
 from tq.core.queries import FailureGroup, Stats
 from tq.core.requests import read_spec
@@ -182,11 +183,28 @@ def queue_view(name: str, rules: QueueRules | None, counts: Mapping[str, int]) -
 
 
 def _limits_view(limits: Limits) -> dict[str, object]:
-    rate = limits.rate
-    return {
-        "concurrency": limits.concurrency,
-        "rate": rate and {"limit": rate.limit, "period": _seconds(rate.period_ms), "burst": rate.burst},
+    return {"concurrency": limits.concurrency, "rate": _rate_view(limits.rate)}
+
+
+def _rate_view(rate: Rate | None) -> dict[str, object] | None:
+    if rate is None:
+        return None
+    return {"limit": rate.limit, "period": _seconds(rate.period_ms), "burst": rate.burst}
+
+
+def key_view(key: Key) -> dict[str, object]:
+    """One key, without its digest; ``queues`` is absent where it is for all of them."""
+    view: dict[str, object] = {
+        "id": key.id,
+        "name": key.name,
+        "scopes": list(key.scopes),
+        "queues": list(key.queues),
+        "rate": _rate_view(key.rate),
+        "created_at": format_instant(key.created_at),
+        "expires_at": _instant(key.expires_at),
+        "revoked_at": _instant(key.revoked_at),
     }
+    return _present(view)
 
 
 def schedule_view(schedule: Schedule, *, now: int) -> dict[str, object]:

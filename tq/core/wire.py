@@ -32,6 +32,7 @@ from tq.core.fields import (
     read_ms,
     read_priority,
 )
+from tq.core.keys import KEY_SCOPES
 from tq.core.limits import Order
 from tq.core.ops import BATCH_MAX
 from tq.core.retry import DELAY_CAP_MAX_MS, RetryKind, RetryPolicy
@@ -66,8 +67,10 @@ _CHOICES: Final[Mapping[str, Iterable[str]]] = {
     "kind": RetryKind,
     "order": Order,
     "overlap": ("skip", "allow"),
+    "scopes": KEY_SCOPES,
 }
 """The fields that take one of a few words."""
+_INDEX: Final = re.compile(r"\[[0-9]*\]|\[\.\.\.\]")
 _PATH_MAX: Final = 80
 """Characters of the name of a field that are repeated, if there is no such field."""
 
@@ -209,7 +212,7 @@ def _fault_of(text: str) -> InvalidInput:
             path = f"{path}.{name}" if path else name
             what = meaning
     if choice := re.fullmatch(r"Invalid enum value '(.*)'", what, re.DOTALL):
-        return bad(path, choice[1], "one of " + ", ".join(_CHOICES[path.rpartition(".")[2]]))
+        return bad(path, choice[1], "one of " + ", ".join(_CHOICES[_INDEX.sub("", path.rpartition(".")[2])]))
     fields: dict[str, object] = {"field": path} if path else {}
     return InvalidInput(f"{path}: {what}" if path else what, **fields)
 

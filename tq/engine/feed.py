@@ -11,6 +11,7 @@ from tq.clock import Clock
 from tq.core import events, ops
 from tq.core.errors import TqError
 from tq.core.events import Event
+from tq.core.keys import Key
 from tq.core.limits import QueueRules
 from tq.core.ops import AnyOp, Change, Reply, Schedule
 from tq.core.task import FINAL, TIMED, Lease, NewTask, State, TaskId
@@ -27,6 +28,7 @@ class Feed:
     Args:
         on_claim: Told of the leases of a claim.
         on_pause: Told of a queue that was paused, or was not.
+        on_key: Told of a key that was made or revoked.
         stop_running: Told of a running task that was asked to cancel.
         is_unsettled: Whether there may be something for Settle.
     """
@@ -38,6 +40,7 @@ class Feed:
         *,
         on_claim: Callable[[Sequence[Lease]], None],
         on_pause: Callable[..., None],
+        on_key: Callable[[Key], None],
         stop_running: Callable[[TaskId], None],
         is_unsettled: Callable[[], bool],
     ) -> None:
@@ -50,6 +53,7 @@ class Feed:
         self._emit = emit
         self._on_claim = on_claim
         self._on_pause = on_pause
+        self._on_key = on_key
         self._stop_running = stop_running
         self._is_unsettled = is_unsettled
         self._watchers: dict[TaskId, set[trio.Event]] = {}
@@ -132,6 +136,12 @@ class Feed:
                 self._emit(events.ScheduleChanged(at=now, name=op.name, paused=reply.paused))
             case ops.DeleteSchedule(), ops.Deleted():
                 self._emit(events.ScheduleChanged(at=now, name=op.name, deleted=True))
+            case ops.PutKey(), Key():
+                self._on_key(reply)
+                self._emit(events.KeyCreated(at=now, key_id=reply.id, name=reply.name, scopes=reply.scopes))
+            case ops.RevokeKey(), Key():
+                self._on_key(reply)
+                self._emit(events.KeyRevoked(at=now, key_id=reply.id, name=reply.name))
             case ops.Fire(), ops.Fired():
                 self._fired(op, reply, now)
             case _:

@@ -18,13 +18,15 @@ from msgspec.structs import replace
 from tq.clock import Clock, IdMaker, RunSync
 from tq.core.errors import Overloaded, ShuttingDown, StorageUnavailable, TqError
 from tq.core.events import Event, WorkersResized
+from tq.core.keys import Key
 from tq.core.ops import Op, RequestKey, Schedule, Submit, SubmitMany, Submitted
-from tq.core.queries import GetSchedule, GetStats, GetTask, Query, Stats
+from tq.core.queries import GetKeys, GetSchedule, GetStats, GetTask, Query, Stats
 from tq.core.requests import ScheduleRequest
 from tq.core.task import FINAL, NewTask, ServerId, State, Task, TaskId
 from tq.core.wire import SubmitRequest
 from tq.engine import schedules
 from tq.engine.feed import Feed
+from tq.engine.keyring import KeyRing
 from tq.engine.ledger import Ledger
 from tq.engine.pool import Pool, Stop, Why
 from tq.engine.processes import Spawn
@@ -117,11 +119,13 @@ class Server:
             settings.workers, settings.workers_max or settings.workers, buffer=settings.buffer, clock=clock
         )
         self.pool.told = self._workers_resized
+        self.keys = KeyRing()
         self.feed = Feed(
             clock,
             emit,
             on_claim=self.pool.expect,
             on_pause=self.pool.pause,
+            on_key=self.keys.note,
             stop_running=self._stop_running,
             is_unsettled=lambda: store.unsettled,
         )
@@ -222,6 +226,10 @@ class Server:
     async def read(self, query: Query[R]) -> R:
         """What the store answers. Raises StorageUnavailable; safe to repeat."""
         return await self.run_sync(partial(self.store.read, query))
+
+    async def read_keys(self) -> tuple[Key, ...]:
+        """All keys. Raises StorageUnavailable; safe to repeat."""
+        return await self.read(GetKeys())
 
     async def find(self, task_id: TaskId) -> Task | None:
         """The task as it is now, or None."""

@@ -20,6 +20,7 @@ from tq.core.wire import SubmitRequest
 from tq.engine.backoff import Backoff
 from tq.engine.collector import Collector
 from tq.engine.dispatcher import Dispatcher
+from tq.engine.keyring import run_keyring
 from tq.engine.links import Links
 from tq.engine.loops import AsyncioLoop
 from tq.engine.notes import run_notes
@@ -73,6 +74,7 @@ async def run_server(
         async with trio.open_nursery() as root:
             root.start_soon(server.ledger.run)
             await services.recover()
+            await server.keys.load(server.read_keys)
             await services.put_schedules()
             root.start_soon(services.asyncio.run)
             if services.children is not None:
@@ -81,6 +83,9 @@ async def run_server(
             root.start_soon(services.run_workers)
             root.start_soon(run_overseer, services.shop)
             root.start_soon(services.run_notes)
+            if not server.store.exclusive:
+                backoff = Backoff(server.random)
+                root.start_soon(partial(run_keyring, server.keys, server.read_keys, backoff=backoff))
             root.start_soon(server.watchers.run)
             if server.pulse is not None:
                 root.start_soon(run_pulse, server.pulse)

@@ -39,6 +39,7 @@ from tq.core.task import (
     server_lost,
     unique_name,
 )
+from tq.storage.memory_keys import Keys
 from tq.storage.memory_lists import failure_groups, oldest_pending, page
 from tq.storage.memory_rows import Rows
 from tq.storage.memory_submit import submit, submit_many
@@ -57,6 +58,7 @@ class MemoryStore:
         self._lock = threading.Lock()
         self._rows = Rows()
         self._servers: dict[ServerId, int] = {}
+        self._keys = Keys()
 
     @property
     def unsettled(self) -> bool:
@@ -116,7 +118,9 @@ class MemoryStore:
         | ops.PutSchedule
         | ops.DeleteSchedule
         | ops.PauseSchedule
-        | ops.Fire,
+        | ops.Fire
+        | ops.PutKey
+        | ops.RevokeKey,
         now: int,
     ) -> Reply:
         match op:
@@ -146,6 +150,10 @@ class MemoryStore:
                 return self._rows.schedules.pause(op, now)
             case ops.Fire():
                 return self._fire(op, now)
+            case ops.PutKey():
+                return self._keys.put(op, now)
+            case ops.RevokeKey():
+                return self._keys.revoke(op, now)
             case _:
                 assert_never(op)
 
@@ -507,6 +515,8 @@ class MemoryStore:
                 answer = self._rows.schedules.get(name)
             case queries.DueSchedules(now=now, limit=limit):
                 answer = tuple(self._rows.schedules.due(now)[:limit])
+            case queries.GetKeys():
+                answer = self._keys.listed()
             case queries.NextDue():
                 known = (self._rows.next_timed(), self._rows.next_stop(), self._rows.schedules.next_at())
                 answer = min((instant for instant in known if instant is not None), default=None)
@@ -527,6 +537,7 @@ class MemoryStore:
             schedules=tuple(self._rows.schedules.listed()),
             holders=tuple(sorted(self._rows.holders.items())),
             unsettled=tuple(sorted(self._rows.unsettled, key=self._rows.arrivals.__getitem__)),
+            keys=self._keys.listed(),
         )
 
     def close(self) -> None:

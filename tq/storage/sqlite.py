@@ -24,6 +24,7 @@ from tq.storage import sqlite_sql as sql
 from tq.storage.sqlite_batch import Batch
 from tq.storage.sqlite_book import Book, load_book, load_rules
 from tq.storage.sqlite_file import claim_file, open_reader, open_writer, told_as_ours
+from tq.storage.sqlite_keys import list_keys
 from tq.storage.sqlite_lists import failure_groups, page
 from tq.storage.sqlite_schedules import due_schedules, get_schedule, list_schedules
 from tq.storage.sqlite_task import task_of
@@ -113,6 +114,8 @@ class SqliteStore:
                     answer = get_schedule(db, name)
                 case queries.DueSchedules(now=now, limit=limit):
                     answer = due_schedules(db, now, limit)
+                case queries.GetKeys():
+                    answer = list_keys(db)
                 case queries.NextDue():
                     answer = db.execute(sql.SELECT_NEXT_DUE).get
                 case _:
@@ -131,6 +134,7 @@ class SqliteStore:
                 schedules=list_schedules(db, "", SCHEDULES_MAX),
                 holders=tuple(db.execute(sql.SELECT_ALL_HOLDERS)),
                 unsettled=tuple(task_id for (task_id,) in db.execute(sql.SELECT_ALL_UNSETTLED)),
+                keys=list_keys(db),
             )
             db.execute("COMMIT")
         return everything

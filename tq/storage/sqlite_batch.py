@@ -18,12 +18,14 @@ import msgspec
 from msgspec.structs import replace
 
 from tq.core import ops
+from tq.core.keys import Key
 from tq.core.limits import DEFAULT_RULES, QueueRules
 from tq.core.ops import AnyOp
 from tq.core.task import State, TaskId
 from tq.storage import sqlite_sql as sql
 from tq.storage.sqlite_book import Book, drop_empty_lanes, drop_old_rates, set_rules
 from tq.storage.sqlite_claim import Claiming
+from tq.storage.sqlite_keys import put_key, revoke_key
 from tq.storage.sqlite_moves import ByIdOp, Moves
 from tq.storage.sqlite_rows import Rows, delete_tasks
 from tq.storage.sqlite_schedules import delete_schedule, fire, pause_schedule, put_schedule
@@ -117,6 +119,8 @@ class Batch:
                 return reply_or_refusal(self._set_rules, op)
             case ops.PutSchedule() | ops.DeleteSchedule() | ops.PauseSchedule() | ops.Fire():
                 return reply_or_refusal(self._schedule, op)
+            case ops.PutKey() | ops.RevokeKey():
+                return reply_or_refusal(self._key, op)
             case _:
                 raise AssertionError(f"{op} goes in a run")
 
@@ -132,6 +136,11 @@ class Batch:
                 return fire(self._db, op, self._submits.one)
             case _:
                 assert_never(op)
+
+    def _key(self, op: ops.PutKey | ops.RevokeKey) -> Key:
+        if isinstance(op, ops.PutKey):
+            return put_key(self._db, op, self._now)
+        return revoke_key(self._db, op, self._now)
 
     def _moves(self, group: list[ByIdOp]) -> list[Answer]:
         rows = self._rows({op.task_id for op in group})

@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from tq.core.errors import InvalidInput, TqError
+from tq.core.keys import Key
 from tq.core.limits import QueueRules
 from tq.core.ops import AnyOp, Reply, Schedule
 from tq.core.queries import Query, Stats
@@ -32,6 +33,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """Each unique name that is taken, by name, and the task that has it."""
     unsettled: tuple[TaskId, ...]
     """The tasks that Settle has not dealt with, by arrival."""
+    keys: tuple[Key, ...]
+    """The oldest first, then by id."""
 
 
 class Store(Protocol):

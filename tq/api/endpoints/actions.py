@@ -6,6 +6,7 @@ from functools import partial
 
 from tq.api.endpoints.tasks import found_task, task_id_of
 from tq.api.http import Request, Response, json_response, unless_gone, wait_asked
+from tq.core.keys import Caller
 from tq.core.ops import Cancel, Delete, Retry
 from tq.core.requests import check_nothing, read_cancel, read_update
 from tq.core.task import FINAL, TaskId
@@ -54,12 +55,13 @@ async def tree(server: Server, request: Request) -> Response:
     task_id = task_id_of(request)
     root = found_task(await server.find(task_id), task_id)
     branch, more = await read_tree(server.read, root)
-    return json_response({"tree": _tree_view(server, branch), "more": more})
+    return json_response({"tree": _tree_view(server, branch, request.caller), "more": more})
 
 
-def _tree_view(server: Server, branch: Branch) -> dict[str, object]:
+def _tree_view(server: Server, branch: Branch, caller: Caller) -> dict[str, object]:
     view = brief_view(server.as_it_runs(branch.task))
-    return view | {"children": [_tree_view(server, child) for child in branch.children]}
+    seen = [child for child in branch.children if caller.may_reach(child.task.queue)]
+    return view | {"children": [_tree_view(server, child, caller) for child in seen]}
 
 
 async def _show(server: Server, task_id: TaskId) -> Response:

@@ -29,7 +29,8 @@ def stream_of_task(server: Server, request: Request) -> Messages:
 
 def stream_of_all(server: Server, request: Request) -> Messages:
     """The messages about all tasks that the query asks for, and the server. Raises InvalidInput."""
-    wanted = Wanted(queue=_name(request, "queue"), type=_name(request, "type"))
+    queue = request.caller.narrowed(_name(request, "queue"))
+    wanted = Wanted(queue=queue, type=_name(request, "type"))
     return all_messages(server, wanted, last_event_id(request))
 
 

@@ -6,6 +6,7 @@ from typing import Final
 from urllib.parse import urlencode
 
 import msgspec
+from msgspec.structs import replace
 
 from tq.api.http import Request, Response, json_response
 from tq.core.errors import InvalidInput
@@ -26,6 +27,7 @@ async def list_tasks(server: Server, request: Request) -> Response:
     limit = _limit(query.pop("limit", None))
     before = _cursor(query.pop("cursor", None))
     wanted = _filter(query)
+    wanted = replace(wanted, queue=request.caller.narrowed(wanted.queue))
     page = await server.read(ListTasks(wanted, limit, before))
     tasks = [server.as_it_runs(task) for task in page.tasks]
     next_cursor = None if page.next is None else str(page.next)
@@ -93,11 +95,12 @@ async def delete(server: Server, request: Request) -> Response:
 
 async def _change(server: Server, request: Request, action: Action) -> Response:
     asked = read_bulk(request.body)
+    wanted = _filter_in_body(asked.filter, action)
     done = await change_all(
         server.ledger,
         server.read,
         action,
-        _filter_in_body(asked.filter, action),
+        replace(wanted, queue=request.caller.narrowed(wanted.queue)),
         limit=asked.limit,
         dry_run=asked.dry_run,
         cascade=asked.cascade,

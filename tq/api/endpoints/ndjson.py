@@ -17,7 +17,16 @@ import trio
 
 from tq.api.http import Interrupted, unless
 from tq.api.problems import BodyTooSlow, problem
-from tq.core.errors import Overloaded, PayloadTooLarge, ShuttingDown, StorageUnavailable, TqError
+from tq.api.submits import check_known, check_new
+from tq.core.errors import (
+    DuplicateTask,
+    Overloaded,
+    PayloadTooLarge,
+    ShuttingDown,
+    StorageUnavailable,
+    TqError,
+)
+from tq.core.keys import Caller
 from tq.core.ops import Submitted
 from tq.core.task import NewTask, State, TaskId
 from tq.core.wire import PAYLOAD_MAX, decode_submit
@@ -99,17 +108,21 @@ def _answer(reply: Submitted | TqError, line: int) -> Accepted | Refused:
     return Refused(line, problem(reply))
 
 
-def read_chunk(server: Server, lines: Sequence[bytes | None], first_line: int) -> Chunk:
+async def read_chunk(server: Server, caller: Caller, lines: Sequence[bytes | None], first_line: int) -> Chunk:
     """*lines* as a chunk; blank ones are passed over. *first_line* is the number of the first, from 1."""
     chunk = Chunk(first_line)
     for number, line in enumerate(lines, first_line):
         if line is not None and (not line or line.isspace()):
             continue
         try:
-            chunk.new.append(server.new_task(decode_submit(_within_limit(line))))
+            new = server.new_task(decode_submit(_within_limit(line)))
+            await check_new(server, caller, new)
+        except StorageUnavailable:
+            raise
         except TqError as fault:
             chunk.faults.append(Refused(number, problem(fault)))
         else:
+            chunk.new.append(new)
             chunk.faults.append(None)
             chunk.lines.append(number)
     return chunk
@@ -121,14 +134,16 @@ def _within_limit(line: bytes | None) -> bytes:
     return line
 
 
-async def open_replies(server: Server, stream: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
-    """The answers to the lines of *stream*, piece by piece.
+async def open_replies(
+    server: Server, stream: AsyncIterator[bytes], caller: Caller
+) -> AsyncGenerator[bytes, None]:
+    """The answers to the lines of *stream*, from *caller*, piece by piece.
 
     Raises:
         TqError: Nothing could be stored, so the whole is refused.
         ClientGone: The client left; what it was not answered for may be repeated with the same ids.
     """
-    replies = _replies(server, stream)
+    replies = _replies(server, stream, caller)
     first = await anext(replies, b"")
     return _chain(first, replies)
 
@@ -140,7 +155,9 @@ async def _chain(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncGenera
             yield piece
 
 
-async def _replies(server: Server, stream: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+async def _replies(
+    server: Server, stream: AsyncIterator[bytes], caller: Caller
+) -> AsyncGenerator[bytes, None]:
     splitter = Splitter()
     line = 1
     answered = False
@@ -149,8 +166,8 @@ async def _replies(server: Server, stream: AsyncIterator[bytes]) -> AsyncGenerat
             piece = await _next_piece(server, stream)
             lines = splitter.end() if piece is None else splitter.feed(piece)
             for start in range(0, len(lines), CHUNK_MAX):
-                chunk = read_chunk(server, lines[start : start + CHUNK_MAX], line)
-                stored = await server.submit_each(chunk.new) if chunk.new else []
+                chunk = await read_chunk(server, caller, lines[start : start + CHUNK_MAX], line)
+                stored = await _store(server, caller, chunk.new) if chunk.new else []
                 line += len(lines[start : start + CHUNK_MAX])
                 if chunk.faults:
                     yield chunk.answers(stored)
@@ -161,6 +178,19 @@ async def _replies(server: Server, stream: AsyncIterator[bytes]) -> AsyncGenerat
         if not answered:
             raise
         yield _encode_lines([_stopped(failure, line)])
+
+
+async def _store(server: Server, caller: Caller, new: Sequence[NewTask]) -> list[Submitted | TqError]:
+    """What became of each of *new*; what is not the *caller*'s is not told."""
+    told: list[Submitted | TqError] = []
+    for reply in await server.submit_each(new):
+        try:
+            if isinstance(reply, Submitted):
+                await check_known(server, caller, reply)
+            told.append(reply)
+        except DuplicateTask as refused:
+            told.append(refused)
+    return told
 
 
 def _stopped(failure: TqError, line: int) -> Refused:

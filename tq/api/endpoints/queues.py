@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tq.api.endpoints.lists import bulk_response
 from tq.api.http import Request, Response, json_response
+from tq.api.reach import reached
 from tq.core.errors import InvalidInput, NotFound
 from tq.core.fields import check_name
 from tq.core.limits import QueueRules
@@ -19,7 +20,7 @@ from tq.engine.server import Server
 async def list_queues(server: Server, request: Request) -> Response:
     """Every queue that has tasks or rules, by name."""
     rules, counts = await _known(server)
-    names = sorted({*rules, *counts})
+    names = sorted(reached(request, {*rules, *counts}))
     return json_response(
         {"queues": [queue_view(name, rules.get(name), counts.get(name, {})) for name in names]}
     )

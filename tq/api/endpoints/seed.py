@@ -11,6 +11,7 @@ import msgspec
 
 from tq.api.http import Request, Response, json_response
 from tq.api.problems import problem_response
+from tq.api.submits import check_known, check_new
 from tq.core.errors import InvalidInput
 from tq.core.task import FINAL, Json, Reason, State, Task, TaskId
 from tq.core.views import format_instant
@@ -39,7 +40,9 @@ async def submit(server: Server, request: Request) -> Response:
     except InvalidInput as fault:
         # The original knew one status for every body that it could not use.
         return problem_response(fault, status=400 if type(fault) is InvalidInput else None)
+    await check_new(server, request.caller, new)
     submitted = await server.submit(new)
+    await check_known(server, request.caller, submitted)
     return json_response(
         {
             "message": "Task submitted successfully",
@@ -55,7 +58,7 @@ async def status(server: Server, request: Request) -> Response:
     if not task_id:
         raise InvalidInput("the task id is missing: ask for /status/ID")
     task = await server.find(task_id)
-    if task is None or task.state not in FINAL:
+    if task is None or task.state not in FINAL or not request.caller.may_reach(task.queue):
         return json_response({"task_id": task_id, "status": "pending or not found"})
     return json_response(_ended(task))
 

@@ -20,6 +20,7 @@ from tq.api.http import (
     wait_asked,
     wait_preferred,
 )
+from tq.api.submits import check_known, check_new
 from tq.core.errors import InvalidInput, NotFound
 from tq.core.fields import checked_id
 from tq.core.ops import RequestKey, Submitted
@@ -59,7 +60,9 @@ async def submit(server: Server, request: Request) -> Response:
     The answer to ``Prefer: wait=N`` is the whole task, 200 if it has ended.
     """
     new = server.new_task(decode_submit(request.body))
+    await check_new(server, request.caller, new)
     submitted = await server.submit(new, idempotency_key(request))
+    await check_known(server, request.caller, submitted)
     wait = wait_preferred(request)
     if wait is None:
         task = await server.find(submitted.task_id) if submitted.duplicate else None
@@ -161,19 +164,22 @@ async def submit_batch(server: Server, request: Request) -> Response:
         )
     if request.media == NDJSON:
         assert request.stream is not None
-        return Response(200, await open_replies(server, request.stream), media=NDJSON)
-    new = _new_tasks(server, request.body)
+        return Response(200, await open_replies(server, request.stream, request.caller), media=NDJSON)
+    new = await _new_tasks(server, request)
     submitted = await server.submit_many(new) if new else ()
+    for one in submitted:
+        await check_known(server, request.caller, one)
     stored = [Stored(one.task_id, one.state, one.duplicate) for one in submitted]
     all_known = all(one.duplicate for one in submitted)
     return json_response({"tasks": stored}, status=200 if all_known else 201)
 
 
-def _new_tasks(server: Server, body: bytes) -> list[NewTask]:
+async def _new_tasks(server: Server, request: Request) -> list[NewTask]:
     new = []
-    for index, asked in enumerate(decode_batch(body)):
+    for index, asked in enumerate(decode_batch(request.body)):
         try:
             new.append(server.new_task(asked))
+            await check_new(server, request.caller, new[-1])
         except InvalidInput as fault:
             raise at_index(fault, index) from None
     return new

@@ -1,0 +1,252 @@
+"""Every route of the table, and who may ask it; what keys are for, and how often they may ask."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import h11
+import pytest
+import trio
+from live_client import Socket, Stream, sse, websocket
+from raw_http import JSON_TYPE, Answer, Api, open_api
+from trio.testing import MockClock
+
+from tq.api.routes import ROUTES, Route
+from tq.core.keys import KEY_CHANCE_BYTES, KEY_SCOPES, NewKey, Scope, make_key
+from tq.core.limits import Rate
+from tq.core.ops import PutKey
+from tq.handlers import TaskQueue
+from tq.storage.memory import MemoryStore
+from tq.testing.kit import EPOCH_MS
+
+MATRIX = {
+    "submit": ("submit_original", "submit_task", "submit_tasks"),
+    "read": (
+        *("get_status", "get_original_stats", "list_tasks", "list_failures", "get_task", "get_tree"),
+        *("watch_task", "watch_all", "make_ticket", "list_queues", "get_queue", "list_schedules"),
+        *("get_schedule", "get_stats", "get_workers"),
+    ),
+    "operate": (
+        *("cancel_tasks", "retry_tasks", "delete_tasks", "update_task", "delete_task", "cancel_task"),
+        *("retry_task", "pause_queue", "resume_queue", "purge_queue", "pause_schedule", "resume_schedule"),
+        "run_schedule",
+    ),
+    "admin": (
+        *("put_queue", "put_schedule", "delete_schedule", "set_workers"),
+        *("create_key", "list_keys", "revoke_key"),
+    ),
+    "metrics": ("get_metrics",),
+    "open": ("get_alive", "get_ready", "get_contract", "get_docs"),
+}
+"""What each route needs. A new route is added here by hand."""
+OF_ALL = (
+    *("get_original_stats", "list_failures", "list_schedules", "get_schedule", "get_stats", "get_workers"),
+    *("pause_schedule", "resume_schedule", "run_schedule", "put_schedule", "delete_schedule", "set_workers"),
+    *("create_key", "list_keys", "revoke_key", "get_metrics"),
+)
+"""What no key that is limited to some queues may ask."""
+BODIES: dict[str, object] = {
+    "submit_original": {"type": "x", "payload": 1},
+    "submit_task": {"type": "x", "queue": "default"},
+    "submit_tasks": [{"type": "x", "queue": "default"}],
+    "cancel_tasks": {"filter": {"queue": "default"}},
+    "retry_tasks": {"filter": {"queue": "default"}},
+    "delete_tasks": {"filter": {"queue": "default"}},
+}
+GUARDED = [pytest.param(route, id=route.name) for route in ROUTES if route.scope is not Scope.OPEN]
+
+
+def key(number: int) -> NewKey:
+    return make_key(bytes([number]) * KEY_CHANCE_BYTES)
+
+
+def put(made: NewKey, *scopes: Scope, queues: tuple[str, ...] = (), **more: object) -> PutKey:
+    return PutKey(
+        key_id=made.id,
+        name="k",
+        digest=made.digest,
+        scopes=scopes,
+        queues=queues,
+        **more,  # type: ignore[arg-type]
+    )
+
+
+ROOT = key(255)
+
+
+@asynccontextmanager
+async def locked(queue: TaskQueue, *keys: PutKey) -> AsyncIterator[Api]:
+    """A server that asks for keys, of which ROOT may do all."""
+    store = MemoryStore()
+    store.apply([put(ROOT, *KEY_SCOPES), *keys], EPOCH_MS)
+    async with open_api(queue, store=store) as api:
+        yield api
+
+
+def bearer(made: NewKey | str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {made if isinstance(made, str) else made.text}"}
+
+
+async def ask(api: Api, route: Route, headers: dict[str, str]) -> Answer:
+    path = route.path.replace("{id*}", "t").replace("{id}", "t").replace("{queue}", "default")
+    path = path.replace("{name}", "s").replace("{key_id}", "0" * 16)
+    if route.name == "watch_all":
+        path += "?queue=default"
+    body = json.dumps(BODIES.get(route.name, {})).encode() if route.bodies else b""
+    with trio.move_on_after(1):
+        return await api.ask(route.method, path, body, (JSON_TYPE if body else {}) | headers)
+    return Answer(200, {}, b"{}")  # a stream, which has no end
+
+
+def test_every_route_is_in_the_matrix() -> None:
+    assert {route.name: route.scope.value for route in ROUTES} == {
+        name: scope for scope, names in MATRIX.items() for name in names
+    }
+    assert set(OF_ALL) <= {route.name for route in ROUTES}
+
+
+@pytest.mark.parametrize("route", GUARDED)
+async def test_a_route_asks_for_a_good_key(route: Route, queue: TaskQueue, autojump_clock: MockClock) -> None:
+    expired, revoked, unknown = key(1), key(2), key(3)
+    every = KEY_SCOPES
+    async with locked(queue, put(expired, *every, expires_at=EPOCH_MS), put(revoked, *every)) as api:
+        answer = await api.ask("DELETE", f"/v1/keys/{revoked.id}", headers=bearer(ROOT))
+        assert (answer.status, answer.json["revoked_at"][:4]) == (200, "2026")
+        wrong_secret = make_key(bytes([255]) * 8 + bytes([7]) * 32)
+        assert wrong_secret.id == ROOT.id
+        slip = ROOT.text[:-1] + ("0" if ROOT.text[-1] != "0" else "1")
+        bad: list[NewKey | str] = [expired, revoked, unknown, wrong_secret, slip, "tq_", ROOT.text.upper()]
+        for headers in [{}, *map(bearer, bad), {"Authorization": f"Basic {ROOT.text}"}]:
+            answer = await ask(api, route, headers)
+            assert (answer.status, answer.json["code"]) == (401, "unauthorized"), headers
+            assert answer.headers["www-authenticate"] == "Bearer"
+        assert (await ask(api, route, bearer(ROOT))).status not in (401, 403)
+
+
+@pytest.mark.parametrize("route", GUARDED)
+async def test_a_route_asks_for_its_scope(route: Route, queue: TaskQueue, autojump_clock: MockClock) -> None:
+    right = key(1)
+    others = [scope for scope in KEY_SCOPES if scope is not route.scope]
+    keys = {scope: key(10 + number) for number, scope in enumerate(others)}
+    made = [put(each, scope) for scope, each in keys.items()]
+    async with locked(queue, put(right, route.scope), *made) as api:
+        assert (await ask(api, route, bearer(right))).status not in (401, 403)
+        for each in keys.values():
+            answer = await ask(api, route, bearer(each))
+            assert (answer.status, answer.json.get("scope")) == (403, route.scope.value)
+
+
+@pytest.mark.parametrize("route", GUARDED)
+async def test_a_key_of_another_queue_reaches_nothing(
+    route: Route, queue: TaskQueue, autojump_clock: MockClock
+) -> None:
+    @queue.task("*")
+    async def work(payload: object) -> None:
+        pass
+
+    own, other = key(1), key(2)
+    scoped = [put(own, route.scope, queues=("default",)), put(other, route.scope, queues=("other",))]
+    async with locked(queue, *scoped) as api:
+        task = {"id": "t", "type": "x", "queue": "default", "delay": 60}
+        assert (await api.post("/v1/tasks", task, bearer(ROOT))).status == 201
+        answer = await ask(api, route, bearer(other))
+        if route.name in OF_ALL:
+            assert answer.status == 403
+            assert (await ask(api, route, bearer(own))).status == 403
+        elif "{id}" in route.path or "{queue}" in route.path:
+            assert answer.status == 404
+            assert (await ask(api, route, bearer(own))).status != 404
+        elif route.name in ("list_tasks", "list_queues", "make_ticket", "get_status"):
+            assert answer.status in (200, 201)
+            assert "default" not in answer.body.decode()
+        else:
+            assert answer.status == 403
+            assert (await ask(api, route, bearer(own))).status in (200, 201)
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/openapi.json", "/docs"])
+async def test_open_routes_ask_for_no_key(path: str, queue: TaskQueue, autojump_clock: MockClock) -> None:
+    async with locked(queue) as api:
+        assert (await api.get(path)).status == 200
+
+
+async def test_the_first_key_locks_the_server_and_its_text_is_shown_once(
+    queue: TaskQueue, autojump_clock: MockClock
+) -> None:
+    async with open_api(queue) as api:
+        poor = await api.post("/v1/keys", {"name": "a", "scopes": ["read"]})
+        assert (poor.status, poor.json["field"]) == (422, "scopes")
+        made = await api.post("/v1/keys", {"name": "a", "scopes": ["read", "admin"]})
+        assert (made.status, made.headers["cache-control"]) == (201, "no-store")
+        assert (await api.get("/v1/stats")).status == 401
+        listed = await api.ask("GET", "/v1/keys", headers=bearer(made.json["key"]))
+        assert [each["id"] for each in listed.json["keys"]] == [made.json["id"]]
+        assert made.json["key"][19:83] not in listed.body.decode()
+        # A server whose keys have all been revoked is locked, not open.
+        await api.ask("DELETE", f"/v1/keys/{made.json['id']}", headers=bearer(made.json["key"]))
+        assert (await api.get("/v1/stats")).status == 401
+
+
+async def test_a_key_expires_on_the_clock_of_the_server(queue: TaskQueue, autojump_clock: MockClock) -> None:
+    short = key(1)
+    async with locked(queue, put(short, Scope.READ, expires_at=EPOCH_MS + 10_000)) as api:
+        assert (await api.ask("GET", "/v1/stats", headers=bearer(short))).status == 200
+        await trio.sleep(10)
+        assert (await api.ask("GET", "/v1/stats", headers=bearer(short))).status == 401
+
+
+async def ended(stream: Stream | Socket) -> None:
+    """Return when *stream* has no more to say, whatever its client calls that."""
+    with suppress(AssertionError, trio.EndOfChannel, h11.RemoteProtocolError):
+        while True:
+            await stream.next()
+
+
+async def test_streams_end_when_their_key_is_revoked(queue: TaskQueue, autojump_clock: MockClock) -> None:
+    reader = key(1)
+    async with locked(queue, put(reader, Scope.READ)) as api:
+        tickets = [
+            (await api.ask("POST", "/v1/tickets", headers=bearer(reader))).json["ticket"] for _ in range(3)
+        ]
+        async with (
+            sse(api, f"/v1/events?ticket={tickets[0]}") as stream,
+            websocket(api, f"/v1/events?ticket={tickets[1]}") as socket,
+        ):
+            assert (await stream.next()).event == "opened"
+            assert (await socket.next()).event == "opened"
+            await api.ask("DELETE", f"/v1/keys/{reader.id}", headers=bearer(ROOT))
+            with trio.fail_after(5):
+                await ended(stream)
+                await ended(socket)
+        assert (await api.get(f"/v1/events?ticket={tickets[2]}")).status == 401
+
+
+async def test_a_key_over_its_rate_is_told_when_to_come_back(
+    queue: TaskQueue, autojump_clock: MockClock
+) -> None:
+    slow = key(1)
+    rate = Rate(limit=2, period_ms=60_000, burst=2)
+    async with locked(queue, put(slow, Scope.READ, rate=rate)) as api:
+
+        async def once() -> tuple[int, str, str]:
+            answer = await api.ask("GET", "/v1/stats", headers=bearer(slow))
+            return answer.status, answer.headers.get("ratelimit", ""), answer.headers.get("retry-after", "")
+
+        assert await once() == (200, '"key";r=1;t=30', "")
+        assert await once() == (200, '"key";r=0;t=60', "")
+        assert await once() == (429, "", "30")
+        await trio.sleep(30)
+        assert (await once())[0] == 200
+        assert (await api.ask("GET", "/v1/stats", headers=bearer(ROOT))).status == 200
+
+
+async def test_failures_of_an_address_are_limited_and_good_keys_are_not(
+    queue: TaskQueue, autojump_clock: MockClock
+) -> None:
+    async with locked(queue) as api:
+        statuses = [(await api.get("/v1/stats")).status for _ in range(22)]
+        assert statuses[:20] == [401] * 20
+        assert statuses[21] == 429
+        assert (await api.ask("GET", "/v1/stats", headers=bearer(ROOT))).status == 200
