@@ -151,7 +151,8 @@ async def test_who_comes_back_to_all_events_has_each_once_and_in_order(
             done.set()
             nursery.cancel_scope.cancel()
         wanted = [each for each in happened if not isinstance(each, ServerDraining)]
-    assert len(wanted) > 80
+    # Two of each task at the least; how many more depends on which cancel comes in time: 85 to 123 were seen.
+    assert len(wanted) > 60
     assert (
         [(each.event, each.data["task_id"]) for each in got]
         == [

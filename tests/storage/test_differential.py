@@ -18,7 +18,8 @@ from tq.storage.memory import MemoryStore
 from tq.storage.sqlite import SqliteStore
 from tq.storage.store import Store
 
-SEEDS = (1, 2, 3, 4, 24)
+SEEDS = (11, 15, 24, 25, 44)
+"""Of the first fifty these meet all of ALL_SEEN at least twice."""
 BATCHES = 400
 
 LEASE = ("NotFound", "LeaseLost")
