@@ -17,6 +17,7 @@ from typing import Final
 import msgspec
 
 from tq.core.errors import InvalidInput
+from tq.core.limits import RATE_LIMIT_MAX, RATE_PERIOD_MAX_MS, Rate
 from tq.core.workers import WORKERS_MAX, WorkerRange
 
 FILE: Final = "tq.toml"
@@ -55,6 +56,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     grace_ms: int = msgspec.field(name="grace")
     buffer: int
     durability: str
+    address_rate: Rate | None
     log_format: str
     log_level: str
 
@@ -147,6 +149,28 @@ def parse_duration(text: str) -> int:
     if match is None:
         raise ValueError
     return round(float(match["number"]) * _UNITS_MS[match["unit"]])
+
+
+def parse_rate(text: str) -> tuple[int, int]:
+    """How many, and in how many milliseconds: ``100/60s``, ``5/m``; ``10`` is in a second.
+
+    Raises:
+        ValueError: It is none of these.
+    """
+    match = re.fullmatch(r"([0-9]{1,9})(?:/(\S+))?", text)
+    if match is None:
+        raise ValueError
+    period = match[2] or "1s"
+    return int(match[1]), parse_duration(period if period[0] in "0123456789" else f"1{period}")
+
+
+def _address_rate(text: str) -> Rate | None:
+    if text == "none":
+        return None
+    limit, period_ms = parse_rate(text)
+    if not (1 <= limit <= RATE_LIMIT_MAX and 1 <= period_ms <= RATE_PERIOD_MAX_MS):
+        raise ValueError
+    return Rate(limit=limit, period_ms=period_ms, burst=limit)
 
 
 def format_duration(ms: int) -> str:
@@ -284,6 +308,14 @@ SETTINGS: Final = (
         help="full: nothing acknowledged is lost at a power cut. relaxed: the last moments may be.",
         metavar="full|relaxed",
         parse=_one_of("full", "relaxed"),
+    ),
+    Setting(
+        name="address_rate",
+        default="none",
+        form="none, or N/TIME as in 100/60s or 5/m: 1 to 100000 in 1 ms to a day",
+        help="How often one address may ask; none: as often as it likes.",
+        metavar="N/TIME",
+        parse=_address_rate,
     ),
     Setting(
         name="log_format",

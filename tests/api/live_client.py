@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -109,8 +109,9 @@ class Socket:
         self.texts: list[str] = []
         self.wire = WSConnection(ConnectionType.CLIENT)
 
-    async def open(self, path: str) -> None:
-        await self.stream.send_all(self.wire.send(Handshake("localhost", path)))
+    async def open(self, path: str, headers: Mapping[str, str]) -> None:
+        extra = [(name.encode(), value.encode()) for name, value in headers.items()]
+        await self.stream.send_all(self.wire.send(Handshake("localhost", path, extra_headers=extra)))
         await self._read_until(lambda: self._is_open or self.status != 101)
         while self.status != 101 and (data := await self._receive()):
             self.wire.receive_data(data)
@@ -160,11 +161,11 @@ class Socket:
 
 
 @asynccontextmanager
-async def websocket(api: Api, path: str) -> AsyncIterator[Socket]:
+async def websocket(api: Api, path: str, headers: Mapping[str, str] | None = None) -> AsyncIterator[Socket]:
     client = await api.connect()
     socket = Socket(client.stream)
     async with client.stream:
-        await socket.open(path)
+        await socket.open(path, headers or {})
         yield socket
         with suppress(trio.BrokenResourceError, Exception):
             await client.stream.send_all(socket.wire.send(CloseConnection(1000)))

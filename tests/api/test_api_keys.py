@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 
 import h11
 import pytest
 import trio
+from key_kit import ROOT, bearer, key, locked, put
 from live_client import Socket, Stream, sse, websocket
 from raw_http import JSON_TYPE, Answer, Api, open_api
 from trio.testing import MockClock
 
 from tq.api.routes import ROUTES, Route
-from tq.core.keys import KEY_CHANCE_BYTES, KEY_SCOPES, NewKey, Scope, make_key
+from tq.core.keys import KEY_SCOPES, NewKey, Scope, make_key
 from tq.core.limits import Rate
-from tq.core.ops import PutKey
 from tq.handlers import TaskQueue
-from tq.storage.memory import MemoryStore
 from tq.testing.kit import EPOCH_MS
 
 MATRIX = {
@@ -56,37 +54,6 @@ BODIES: dict[str, object] = {
     "delete_tasks": {"filter": {"queue": "default"}},
 }
 GUARDED = [pytest.param(route, id=route.name) for route in ROUTES if route.scope is not Scope.OPEN]
-
-
-def key(number: int) -> NewKey:
-    return make_key(bytes([number]) * KEY_CHANCE_BYTES)
-
-
-def put(made: NewKey, *scopes: Scope, queues: tuple[str, ...] = (), **more: object) -> PutKey:
-    return PutKey(
-        key_id=made.id,
-        name="k",
-        digest=made.digest,
-        scopes=scopes,
-        queues=queues,
-        **more,  # type: ignore[arg-type]
-    )
-
-
-ROOT = key(255)
-
-
-@asynccontextmanager
-async def locked(queue: TaskQueue, *keys: PutKey) -> AsyncIterator[Api]:
-    """A server that asks for keys, of which ROOT may do all."""
-    store = MemoryStore()
-    store.apply([put(ROOT, *KEY_SCOPES), *keys], EPOCH_MS)
-    async with open_api(queue, store=store) as api:
-        yield api
-
-
-def bearer(made: NewKey | str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {made if isinstance(made, str) else made.text}"}
 
 
 async def ask(api: Api, route: Route, headers: dict[str, str]) -> Answer:

@@ -7,6 +7,7 @@ import pytest
 
 from tq.config import SETTINGS, Address, Config, format_duration, load_config, parse_duration
 from tq.core.errors import InvalidInput
+from tq.core.limits import Rate
 from tq.core.workers import WorkerRange
 
 
@@ -27,6 +28,7 @@ def test_defaults_are_those_of_the_original(tmp_path: Path) -> None:
         grace_ms=10_000,
         buffer=100,
         durability="full",
+        address_rate=None,
         log_format="auto",
         log_level="info",
     )
@@ -43,6 +45,18 @@ def test_flag_wins_over_variable_over_file_over_default(tmp_path: Path) -> None:
 def test_an_empty_variable_is_not_set_and_an_unknown_one_is_none_of_ours(tmp_path: Path) -> None:
     # Kubernetes puts TQ_PORT and the like into every pod beside a service named tq.
     assert load(tmp_path, TQ_WORKERS="", TQ_PORT="tcp://10.0.0.1:80", PATH="x").workers == WorkerRange(5, 5)
+
+
+def test_a_rate_is_so_many_in_some_time(tmp_path: Path) -> None:
+    rates = {
+        "100/60s": Rate(limit=100, period_ms=60_000, burst=100),
+        "5/m": Rate(limit=5, period_ms=60_000, burst=5),
+        "10": Rate(limit=10, period_ms=1_000, burst=10),
+        "100000/1d": Rate(limit=100_000, period_ms=86_400_000, burst=100_000),
+        "none": None,
+    }
+    for text, rate in rates.items():
+        assert load(tmp_path, {"address_rate": text}).address_rate == rate
 
 
 def test_workers_are_one_number_or_two(tmp_path: Path) -> None:
@@ -96,6 +110,10 @@ def test_a_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
         ("grace", "-1", "it must be a duration from 0 to 1h, as in 10, 500ms or 1m"),
         ("buffer", "0", "it must be an integer from 1 to 10000"),
         ("durability", "none", "it must be full or relaxed"),
+        ("address_rate", "many", "it must be none, or N/TIME as in 100/60s or 5/m"),
+        ("address_rate", "0/s", "it must be none, or N/TIME as in 100/60s or 5/m"),
+        ("address_rate", "100001/s", "it must be none, or N/TIME as in 100/60s or 5/m"),
+        ("address_rate", "5/2d", "it must be none, or N/TIME as in 100/60s or 5/m"),
         ("log_format", "xml", "it must be auto, json or text"),
         ("log_level", "INFO", "it must be debug, info, warning or error"),
         ("store", "tq.db", "it must be sqlite:///./tq.db, sqlite:////var/lib/tq.db or memory:"),

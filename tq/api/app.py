@@ -46,9 +46,10 @@ from tq.api.origin import LOOPBACK, OriginPolicy, refusal
 from tq.api.problems import BodyTooSlow, MethodNotAllowed, problem_response
 from tq.api.reach import check_reach
 from tq.api.routes import ROUTES, Route
+from tq.api.submits import told_to
 from tq.api.tickets import Tickets
 from tq.api.websocket import WebSocketConnection
-from tq.core.errors import InvalidInput, NotFound, PayloadTooLarge, TqError, UnsupportedType
+from tq.core.errors import DuplicateTask, InvalidInput, NotFound, PayloadTooLarge, TqError, UnsupportedType
 from tq.core.keys import KEY_CHANCE_BYTES, Caller, NewKey, make_key
 from tq.core.limits import Rate
 from tq.engine.server import Server
@@ -129,9 +130,13 @@ class View:
 
     async def __call__(self, request: Request) -> Response:
         """What the endpoint answers. Raises TqError, ClientGone."""
-        if request.caller.queues is not None:
-            await self.check(request)
-        return await self.route.endpoint(self._server, request)
+        if request.caller.queues is None:
+            return await self.route.endpoint(self._server, request)
+        await self.check(request)
+        try:
+            return await self.route.endpoint(self._server, request)
+        except DuplicateTask as refused:
+            raise await told_to(self._server, request.caller, refused) from None
 
     async def check(self, request: Request) -> None:
         """Return if *request* is about what its caller reaches. Raises NotFound, NotAllowed."""

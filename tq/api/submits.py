@@ -1,4 +1,4 @@
-"""What a caller may submit: tasks of its queues, which touch no others.
+"""What a caller may submit, and what it is told: tasks of its queues, which touch no others.
 
 A caller that is limited to some queues must learn nothing of the others by an id, a reference or a unique
 key, and move nothing in them.
@@ -7,6 +7,7 @@ key, and move nothing in them.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from tq.core.errors import DuplicateTask, NotAllowed
 from tq.core.keys import Caller
@@ -15,6 +16,8 @@ from tq.core.queries import GetTask
 from tq.core.refusals import unknown_reference
 from tq.core.task import NewTask, OnConflict, TaskId
 from tq.engine.server import Server
+
+_TAKEN: Final = "the id or the unique key is taken by a task of another queue: choose another"
 
 
 async def check_new(server: Server, caller: Caller, new: NewTask) -> None:
@@ -34,8 +37,7 @@ async def check_new(server: Server, caller: Caller, new: NewTask) -> None:
             "unique.on_conflict: replace may cancel a task of any queue: it needs a key for all of them"
         )
     for field, task_id in _references(new):
-        task = await server.read(GetTask(task_id))
-        if task is not None and not caller.may_reach(task.queue):
+        if await _is_anothers(server, caller, task_id):
             raise unknown_reference(field, task_id)
 
 
@@ -55,6 +57,25 @@ async def check_known(server: Server, caller: Caller, submitted: Submitted) -> N
     """
     if caller.queues is None or not submitted.duplicate:
         return
-    task = await server.read(GetTask(submitted.task_id))
-    if task is not None and not caller.may_reach(task.queue):
-        raise DuplicateTask("the id or the unique key is taken by a task of another queue: choose another")
+    if await _is_anothers(server, caller, submitted.task_id):
+        raise DuplicateTask(_TAKEN)
+
+
+async def told_to(server: Server, caller: Caller, refused: DuplicateTask) -> DuplicateTask:
+    """*refused* as *caller* may hear of it: of a task that is another's, only that something is taken.
+
+    Whatever such a task is like, the words are the same, so that nothing can be guessed and tried.
+    Raises StorageUnavailable.
+    """
+    task_id = refused.fields.get("task_id")
+    if caller.queues is None or not isinstance(task_id, str):
+        return refused
+    if not await _is_anothers(server, caller, TaskId(task_id)):
+        return refused
+    where = {name: value for name, value in refused.fields.items() if name == "index"}
+    return DuplicateTask(_TAKEN, **where)
+
+
+async def _is_anothers(server: Server, caller: Caller, task_id: TaskId) -> bool:
+    task = await server.read(GetTask(task_id))
+    return task is not None and not caller.may_reach(task.queue)

@@ -6,7 +6,6 @@ Imports nothing heavy: every command is made of these, also where only ``--help`
 from __future__ import annotations
 
 import functools
-import re
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -16,7 +15,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from tq.cli.exits import Exit
-from tq.config import parse_duration
+from tq.config import parse_duration, parse_rate
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -88,15 +87,11 @@ class Rate(click.ParamType[dict[str, Any] | None]):
         """*value* as the API takes it."""
         if isinstance(value, dict):
             return value
-        match = re.fullmatch(r"(\d+)(?:/(\S+))?", value)
-        period = (match and match[2]) or "1s"
         try:
-            period_ms = parse_duration(period if period[0].isdigit() else f"1{period}")
+            limit, period_ms = parse_rate(value)
         except ValueError:
-            match = None
-        if match is None:
             self.fail(f"{value!r} is not a rate such as 100/60s, 5/m or none", param, ctx)
-        return {"limit": int(match[1]), "period": period_ms / 1000}
+        return {"limit": limit, "period": period_ms / 1000}
 
 
 def rate_text(rate: Mapping[str, Any] | None) -> str | None:

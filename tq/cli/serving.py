@@ -106,7 +106,12 @@ async def _serve(
         spawn=None if queue.reference is None else python_child(queue.reference),
     )
     traffic = Traffic()
-    app = make_app(server, secrets=random.SystemRandom(), meter=Meter(server, traffic))
+    app = make_app(
+        server,
+        secrets=random.SystemRandom(),
+        meter=Meter(server, traffic),
+        address_rate=config.address_rate,
+    )
     front_door = partial(serve_http, app, sockets, draining=server.draining, traffic=traffic)
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:

@@ -17,7 +17,7 @@ import trio
 
 from tq.api.http import Interrupted, unless
 from tq.api.problems import BodyTooSlow, problem
-from tq.api.submits import check_known, check_new
+from tq.api.submits import check_known, check_new, told_to
 from tq.core.errors import (
     DuplicateTask,
     Overloaded,
@@ -187,7 +187,7 @@ async def _store(server: Server, caller: Caller, new: Sequence[NewTask]) -> list
         try:
             if isinstance(reply, Submitted):
                 await check_known(server, caller, reply)
-            told.append(reply)
+            told.append(await told_to(server, caller, reply) if isinstance(reply, DuplicateTask) else reply)
         except DuplicateTask as refused:
             told.append(refused)
     return told

@@ -23,6 +23,7 @@ from tq.api.http import (
 from tq.api.submits import check_known, check_new
 from tq.core.errors import InvalidInput, NotFound
 from tq.core.fields import checked_id
+from tq.core.keys import Caller
 from tq.core.ops import RequestKey, Submitted
 from tq.core.task import FINAL, NewTask, State, Task, TaskId
 from tq.core.views import format_instant, task_json
@@ -101,7 +102,12 @@ def idempotency_key(request: Request) -> RequestKey | None:
             f"Idempotency-Key: {key[:40]!r} is not allowed: 1 to 255 printable ASCII characters",
             header="Idempotency-Key",
         )
-    return RequestKey(key, blake2b(request.body, digest_size=16).hexdigest())
+    return RequestKey(_apart(request.caller) + key, blake2b(request.body, digest_size=16).hexdigest())
+
+
+def _apart(caller: Caller) -> str:
+    """What keeps the keys of callers apart that reach other tasks: no header has a line end."""
+    return "" if caller.queues is None else ",".join(sorted(caller.queues)) + "\n"
 
 
 def _created(new: NewTask, submitted: Submitted) -> bytes:
