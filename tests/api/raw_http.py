@@ -19,6 +19,7 @@ from tq.api.app import make_app
 from tq.api.origin import LOOPBACK, OriginPolicy
 from tq.api.routes import ROUTES, Route
 from tq.api.serve import Traffic, bind_sockets, serve_http
+from tq.core.limits import Rate
 from tq.engine.server import Server, Settings
 from tq.engine.services import FrontDoor
 from tq.handlers import TaskQueue
@@ -139,6 +140,8 @@ async def open_api(
     routes: Iterable[Route] = ROUTES,
     origins: OriginPolicy | None = LOOPBACK,
     on_request: OnRequest | None = None,
+    address_rate: Rate | None = None,
+    seed: int = 0,
 ) -> AsyncIterator[Api]:
     sockets = bind_sockets(["127.0.0.1:0"])
     errors: list[tuple[BaseException, str]] = []
@@ -156,12 +159,13 @@ async def open_api(
             on_error=on_error,
             on_request=on_request,
             meter=Meter(server, traffic),
+            address_rate=address_rate,
         )
         apps.append(app)
         return partial(serve_http, app, sockets, draining=server.draining, traffic=traffic, on_error=on_error)
 
     port = sockets[0].getsockname()[1]
-    async with open_server(queue, store=store, settings=settings, front_door=door) as server:
+    async with open_server(queue, store=store, settings=settings, front_door=door, seed=seed) as server:
         yield Api(server, apps[0], port, errors)
     assert errors == []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from typing import Any
 
 import h11
 import pytest
@@ -14,9 +15,13 @@ from raw_http import JSON_TYPE, Answer, Api, open_api
 from trio.testing import MockClock
 
 from tq.api.routes import ROUTES, Route
+from tq.core.errors import StorageUnavailable
 from tq.core.keys import KEY_SCOPES, NewKey, Scope, make_key
 from tq.core.limits import Rate
+from tq.core.ops import RevokeKey
 from tq.handlers import TaskQueue
+from tq.storage.memory import MemoryStore
+from tq.testing.faults import FaultyStore
 from tq.testing.kit import EPOCH_MS
 
 MATRIX = {
@@ -187,6 +192,7 @@ async def test_streams_end_when_their_key_is_revoked(queue: TaskQueue, autojump_
             with trio.fail_after(5):
                 await ended(stream)
                 await ended(socket)
+            assert socket.code == 1008
         assert (await api.get(f"/v1/events?ticket={tickets[2]}")).status == 401
 
 
@@ -207,6 +213,129 @@ async def test_a_key_over_its_rate_is_told_when_to_come_back(
         await trio.sleep(30)
         assert (await once())[0] == 200
         assert (await api.ask("GET", "/v1/stats", headers=bearer(ROOT))).status == 200
+
+
+async def test_a_websocket_is_refused_before_it_is_opened(
+    queue: TaskQueue, autojump_clock: MockClock
+) -> None:
+    poor = key(1)
+    async with locked(queue, put(poor, Scope.SUBMIT)) as api:
+        for path in ("/v1/events", "/v1/tasks/t1/events"):
+            for headers, status in (({}, 401), (bearer(key(2)), 401), (bearer(poor), 403)):
+                async with websocket(api, path, headers) as socket:
+                    assert socket.status == status, path
+
+
+async def test_what_is_over_the_rate_of_an_address_is_refused(
+    queue: TaskQueue, autojump_clock: MockClock
+) -> None:
+    rate = Rate(limit=2, period_ms=60_000, burst=2)
+    async with open_api(queue, address_rate=rate) as api:
+
+        async def once(path: str, address: str) -> tuple[int, str, str]:
+            answer = await ask_from(api, address, path)
+            return answer.status, answer.headers.get("ratelimit", ""), answer.headers.get("retry-after", "")
+
+        assert await once("/v1/stats", "203.0.113.9") == (200, '"address";r=1;t=30', "")
+        assert await once("/v1/stats", "203.0.113.9") == (200, '"address";r=0;t=60', "")
+        assert await once("/v1/stats", "203.0.113.9") == (429, "", "30")
+        assert await once("/livez", "203.0.113.9") == (200, "", "")
+        assert (await once("/v1/stats", "203.0.113.10"))[0] == 200
+        # An IPv6 network of 64 bits is one client's; the machine's own addresses have no rate.
+        statuses = [(await once("/v1/stats", f"2001:db8:0:1::{each}"))[0] for each in range(3)]
+        assert statuses == [200, 200, 429]
+        assert (await once("/v1/stats", "2001:db8:0:2::1"))[0] == 200
+        assert [(await once("/v1/stats", "127.0.0.1"))[0] for _ in range(5)] == [200] * 5
+
+
+async def test_a_guess_at_keys_from_one_address_holds_up_no_other(
+    queue: TaskQueue, autojump_clock: MockClock
+) -> None:
+    async with locked(queue) as api:
+        guesses = [await ask_from(api, "203.0.113.9", "/v1/stats", bearer(key(3))) for _ in range(21)]
+        assert [answer.status for answer in guesses] == [401] * 20 + [429]
+        assert guesses[-1].headers["retry-after"] == "3"
+        assert (await ask_from(api, "203.0.113.10", "/v1/stats", bearer(key(3)))).status == 401
+        assert (await ask_from(api, "203.0.113.9", "/v1/stats", bearer(ROOT))).status == 200
+        await trio.sleep(3)
+        assert (await ask_from(api, "203.0.113.9", "/v1/stats")).status == 401
+
+
+async def ask_from(api: Api, address: str, path: str, headers: dict[str, str] | None = None) -> Answer:
+    """What GET *path* from *address* is answered, past the socket, which knows its own addresses only."""
+    told = {"host": "localhost"} | (headers or {})
+    scope: Any = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "GET",
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "headers": [(name.lower().encode(), value.encode()) for name, value in told.items()],
+        "client": (address, 1234),
+        "server": ("127.0.0.1", api.port),
+        "extensions": {},
+        "state": {},
+    }
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await api.app(scope, receive, send)
+    got = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+    return Answer(sent[0]["status"], got, b"".join(each.get("body", b"") for each in sent[1:]))
+
+
+# Several servers on one store
+
+
+async def test_what_one_server_does_with_keys_holds_on_all_within_five_seconds(
+    queue: TaskQueue, autojump_clock: MockClock
+) -> None:
+    store = FaultyStore(MemoryStore())
+    store.exclusive = False
+    async with open_api(queue, store=store) as here, open_api(TaskQueue(), store=store, seed=1) as there:
+        assert (await there.get("/v1/stats")).status == 200
+        root = (await here.post("/v1/keys", {"scopes": ["admin", "read"]})).json["key"]
+        await trio.sleep(5)
+        assert (await there.get("/v1/stats")).status == 401
+        assert (await there.ask("GET", "/v1/stats", headers=bearer(root))).status == 200
+        made = (await here.post("/v1/keys", {"scopes": ["read"]}, bearer(root))).json
+        await trio.sleep(5)
+        assert (await there.ask("GET", "/v1/stats", headers=bearer(made["key"]))).status == 200
+        async with websocket(there, "/v1/events", bearer(made["key"])) as socket:
+            assert (await socket.next()).event == "opened"
+            await here.ask("DELETE", f"/v1/keys/{made['id']}", headers=bearer(root))
+            with trio.fail_after(5):
+                await ended(socket)
+            assert socket.code == 1008
+        assert (await there.ask("GET", "/v1/stats", headers=bearer(made["key"]))).status == 401
+
+
+async def test_a_revocation_while_the_store_was_away_holds_within_five_seconds_of_its_return(
+    queue: TaskQueue, autojump_clock: MockClock
+) -> None:
+    store = FaultyStore(MemoryStore())
+    store.exclusive = False
+    reader = key(1)
+    store.apply([put(ROOT, *KEY_SCOPES), put(reader, Scope.READ)], EPOCH_MS)
+    async with open_api(queue, store=store) as api:
+        store.failing = StorageUnavailable
+        await trio.sleep(300)
+        store.failing = None
+        store.apply([RevokeKey(reader.id)], EPOCH_MS)
+        await trio.sleep(5)
+        assert (await api.ask("GET", "/v1/stats", headers=bearer(reader))).status == 401
+
+
+# How often
 
 
 async def test_failures_of_an_address_are_limited_and_good_keys_are_not(
