@@ -16,7 +16,13 @@ def test_what_is_left_is_told_and_what_is_refused_costs_nothing() -> None:
     rooms = [limiter.take("key", "a", RATE, NOW) for _ in range(4)]
     assert [(room.left, room.retry_after_ms) for room in rooms] == [(1, None), (0, None), (0, 500), (0, 500)]
     assert rooms[0].headers() == (("ratelimit-policy", '"key";q=2;w=1'), ("ratelimit", '"key";r=1;t=1'))
-    assert rooms[2].refusal().fields == {"retry_after_ms": 500}
+    assert rooms[2].refusal().fields == {
+        "retry_after_ms": 500,
+        "policy": "key",
+        "quota": 2,
+        "window": 1,
+        "reset": 1,
+    }
     assert limiter.take("key", "a", RATE, NOW + 499).retry_after_ms == 1
     assert limiter.take("key", "a", RATE, NOW + 500).retry_after_ms is None
 

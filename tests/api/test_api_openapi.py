@@ -114,6 +114,22 @@ def test_every_reference_leads_somewhere() -> None:
     walk(DOCUMENT)
 
 
+@pytest.mark.parametrize("route", EACH_ROUTE)
+def test_an_operation_tells_which_key_it_needs_and_how_it_is_refused(route: Route) -> None:
+    said = operation(route)
+    answers = {status: set(resolved(each).get("headers", {})) for status, each in said["responses"].items()}
+    if route.scope is Scope.OPEN:
+        assert said["security"] == []
+        assert not answers.keys() & {"401", "429"}
+    else:
+        assert said["security"] == [{}, {"key": [route.scope.value]}]
+        assert answers["401"] == {"WWW-Authenticate"}
+        assert "not_allowed" in str(resolved(said["responses"]["403"]))
+        assert answers["429"] == {"Retry-After", *RATE}
+        assert all(told >= RATE for status, told in answers.items() if "200" <= status < "300"), answers
+    assert DOCUMENT["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
+
+
 def test_the_contract_of_one_operation_is_as_it_is_documented() -> None:
     said = operation(BY_NAME["submit_task"])
     assert {status: resolved(each)["content"].keys() for status, each in said["responses"].items()} == {

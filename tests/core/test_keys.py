@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
+from hmac import compare_digest
+
 import pytest
 
+from tq.core import keys
 from tq.core.errors import NotAllowed
 from tq.core.keys import Key, KeyId, Scope, caller_of, is_text_of, make_key, parse_key
 
@@ -39,6 +43,19 @@ def test_only_the_whole_text_fits_what_is_kept() -> None:
     assert is_text_of(kept(), MADE.text)
     assert not is_text_of(kept(), make_key(bytes(range(8)) + bytes(32)).text)
     assert MADE.text[19:83] not in MADE.digest
+
+
+@pytest.mark.parametrize("text", [MADE.text, MADE.text[:-1] + "x", "x", ""])
+def test_digests_are_compared_in_constant_time(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[tuple[str, str]] = []
+
+    def compare(first: str, second: str) -> bool:
+        compared.append((first, second))
+        return compare_digest(first, second)
+
+    monkeypatch.setattr(keys, "compare_digest", compare)
+    assert is_text_of(kept(), text) == (text == MADE.text)
+    assert compared == [(MADE.digest, sha256(text.encode()).hexdigest())]
 
 
 def test_a_key_is_good_until_it_expires_or_is_revoked() -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
+from tq.api.problems import rate_headers
 from tq.core.errors import RateLimited
 from tq.core.limits import Rate
 
@@ -32,12 +33,9 @@ class Room:
     retry_after_ms: int | None
 
     def headers(self) -> Headers:
-        """As `RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers)."""
+        """The headers that tell it."""
         window_s = math.ceil(self.rate.period_ms / 1000)
-        return (
-            ("ratelimit-policy", f'"{self.policy}";q={self.rate.burst};w={window_s}'),
-            ("ratelimit", f'"{self.policy}";r={self.left};t={self.reset_s}'),
-        )
+        return rate_headers(self.policy, self.rate.burst, window_s, left=self.left, reset_s=self.reset_s)
 
     def refusal(self) -> RateLimited:
         """The refusal of a request that there was no room for."""
@@ -46,6 +44,10 @@ class Room:
             f"over {self.rate.limit} requests in {self.rate.period_ms / 1000:g} s ({self.policy}):"
             " wait for so long as Retry-After says",
             retry_after_ms=self.retry_after_ms,
+            policy=self.policy,
+            quota=self.rate.burst,
+            window=math.ceil(self.rate.period_ms / 1000),
+            reset=self.reset_s,
         )
 
 

@@ -374,6 +374,9 @@ def _problem(status: int, kinds: set[type[TqError]], sources: Sources) -> dict[s
     }
     if any(issubclass(kind, Overloaded | StorageUnavailable) for kind in kinds):
         answer["headers"] = {"Retry-After": {"$ref": "#/components/headers/Retry-After"}}
+    if RateLimited in kinds:
+        told = ("Retry-After", "RateLimit-Policy", "RateLimit")
+        answer["headers"] = {each: {"$ref": f"#/components/headers/{each}"} for each in told}
     if Unauthorized in kinds:
         answer["headers"] = {"WWW-Authenticate": {"$ref": "#/components/headers/WWW-Authenticate"}}
     sources.shared[key] = answer

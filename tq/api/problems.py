@@ -98,5 +98,24 @@ def _headers(error: TqError) -> tuple[tuple[str, str], ...]:
     if isinstance(error, _PASSING):
         retry_after_ms = error.fields.get("retry_after_ms", RETRY_AFTER_MS)
         assert isinstance(retry_after_ms, int)
-        return (("retry-after", str(math.ceil(retry_after_ms / 1000))),)
+        after = ("retry-after", str(math.ceil(retry_after_ms / 1000)))
+        return (after, *_rate_headers(error)) if isinstance(error, errors.RateLimited) else (after,)
     return ()
+
+
+def _rate_headers(error: errors.RateLimited) -> tuple[tuple[str, str], ...]:
+    match error.fields:
+        case {"policy": str(policy), "quota": int(quota), "window": int(window), "reset": int(reset)}:
+            return rate_headers(policy, quota, window, left=0, reset_s=reset)
+        case _:
+            return ()
+
+
+def rate_headers(
+    policy: str, quota: int, window_s: int, *, left: int, reset_s: int
+) -> tuple[tuple[str, str], ...]:
+    """What a rate allows, and what is left of it (draft-ietf-httpapi-ratelimit-headers)."""
+    return (
+        ("ratelimit-policy", f'"{policy}";q={quota};w={window_s}'),
+        ("ratelimit", f'"{policy}";r={left};t={reset_s}'),
+    )
