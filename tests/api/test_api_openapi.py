@@ -205,6 +205,14 @@ BEFORE: dict[str, dict[str, object]] = {
 """By operation: with what its task is submitted, to be in a state that the operation is for."""
 
 
+def test_bodies_of_settings_may_be_left_out_and_others_may_not() -> None:
+    bodies = {name: operation(route).get("requestBody") for name, route in BY_NAME.items()}
+    assert {name for name, body in bodies.items() if body and not body["required"]} == {
+        "cancel_task",
+        "purge_queue",
+    }
+
+
 async def prepare(api: Api, route: Route) -> None:
     """Have there be what the example of *route* speaks of."""
     if route.name in BEFORE:

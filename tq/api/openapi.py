@@ -19,7 +19,7 @@ from tq import __version__
 from tq.api.http import JSON, NDJSON, WAIT_MAX_S
 from tq.api.live import EVENT_ID_MAX, EVENT_STREAM
 from tq.api.problems import BAD_FIELD_STATUS, PROBLEM, BodyTooSlow, MethodNotAllowed, status_of
-from tq.api.routes import Route
+from tq.api.routes import SMALL_BODY_MAX, Route
 from tq.api.schemas import NAME, TASK_ID, TEXT, Schema, answer_schemas, ref, request_schemas
 from tq.core.errors import (
     InvalidInput,
@@ -277,8 +277,8 @@ def _body(route: Route, sources: Sources) -> dict[str, Any]:
     name = route.takes.__name__
     example = sources.examples["requests"][name]
     if NDJSON not in route.bodies:
-        # Bodies of settings may be left out; the empty type alone is only a type that is not named.
-        is_optional = route.takes.__struct_fields__ == ("cascade",)
+        # Bodies of settings may be left out; else the empty type is only a type that is not named.
+        is_optional = route.bodies.get("") == SMALL_BODY_MAX
         content = {JSON: {"schema": ref(name), "example": example}}
         return {"required": not is_optional, "content": content}
     lines = {

@@ -22,12 +22,23 @@ PAGE: Final = 100
 
 async def list_schedules(server: Server, request: Request) -> Response:
     """Schedules by name, a page at a time, with a link to the next page: ``next`` is its ``cursor``."""
-    found = await server.read(GetSchedules(request.query.get("cursor", ""), PAGE + 1))
+    cursor = request.query.get("cursor")
+    after = "" if cursor is None else _checked_cursor(cursor)
+    found = await server.read(GetSchedules(after, PAGE + 1))
     now = server.clock.now_ms()
     next_cursor = found[PAGE - 1].name if len(found) > PAGE else None
     views = [schedule_view(each, now=now) for each in found[:PAGE]]
     headers = () if next_cursor is None else (("link", f'<{request.path}?cursor={next_cursor}>; rel="next"'),)
     return json_response({"schedules": views, "next": next_cursor}, headers=headers)
+
+
+def _checked_cursor(text: str) -> str:
+    try:
+        return check_name("cursor", text)
+    except InvalidInput:
+        raise InvalidInput(
+            f"cursor: {text[:40]!r} is not allowed: it is the next of another page", parameter="cursor"
+        ) from None
 
 
 async def get(server: Server, request: Request) -> Response:
