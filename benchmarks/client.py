@@ -24,9 +24,12 @@ _CLOSE = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
-def request_bytes(method: str, path: str, body: bytes = b"", media: str = JSON_TYPE) -> bytes:
+def request_bytes(
+    method: str, path: str, body: bytes = b"", media: str = JSON_TYPE, *, key: str | None = None
+) -> bytes:
     """A request as it goes over the wire."""
     typed = f"Content-Type: {media}\r\n" if body else ""
+    typed += f"Authorization: Bearer {key}\r\n" if key else ""
     head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n{typed}Content-Length: {len(body)}\r\n\r\n"
     return head.encode() + body
 

@@ -28,6 +28,7 @@ from benchmarks.servers import ROOT, Server, serve_hello, serve_tq
 
 DELAYED: Final = b'{"type":"noop","payload":{},"delay":86400}'
 """Stays in the store: only its submit is measured."""
+FIRST_KEY: Final = b'{"scopes":["admin","submit"]}'
 NDJSON_AT_ONCE: Final = 500
 """Lines that tq stores in one transaction, and so the size of the raw ones."""
 BATCH: Final = 1_000
@@ -118,6 +119,36 @@ def _compare_posts(tq: Server, hello: Server, connections: int, sizes: Sizes) ->
         ratio >= 0.80,
         f"p50 {quantile(latencies, 0.5):.1f} ms, p99 {quantile(latencies, 0.99):.1f} ms;"
         f" CPU {ours_cpu:.0f} µs each, hello {theirs_cpu:.0f}",
+    )
+
+
+def keys(sizes: Sizes) -> Iterator[Row]:
+    """What a key costs: the same single submits to a server without keys and to one with, in turns."""
+    with folder() as free, folder() as locked, ExitStack() as running:
+        servers = [running.enter_context(serve_tq(each)) for each in (free, locked)]
+        with closing(Connection(servers[1].address)) as connection:
+            made = connection.ask(request_bytes("POST", "/v1/keys", FIRST_KEY))
+        requests = [request_bytes("POST", "/v1/tasks", DELAYED, key=key) for key in (None, made["key"])]
+
+        def cpu_us(server: Server, request: bytes, seconds: float) -> float:
+            before = server.cpu_s()
+            load = hammer(server.address, request, connections=16, seconds=seconds)
+            return (server.cpu_s() - before) / len(load.latencies_ms) * 1e6
+
+        for pair in zip(servers, requests, strict=True):
+            cpu_us(*pair, 0.3)
+        rounds = [
+            [cpu_us(*pair, sizes.round_s) for pair in zip(servers, requests, strict=True)]
+            for _ in range(2 * sizes.rounds)
+        ]
+    without, with_key = (statistics.median(each[side] for each in rounds) for side in (0, 1))
+    yield Row(
+        "POST /v1/tasks with a key, CPU",
+        f"{with_key:.0f} µs each",
+        f"{without:.0f} µs without keys",
+        with_key / without,
+        "1.10 of it",
+        with_key <= 1.10 * without,
     )
 
 
@@ -335,6 +366,7 @@ def start(sizes: Sizes) -> Iterator[Row]:
 
 MEASUREMENTS: Final[dict[str, Callable[[Sizes], Iterator[Row]]]] = {
     "posts": posts,
+    "keys": keys,
     "ndjson": ndjson,
     "batch": batch,
     "drain": drain,
