@@ -293,6 +293,23 @@ async def ask_from(api: Api, address: str, path: str, headers: dict[str, str] | 
     return Answer(sent[0]["status"], got, b"".join(each.get("body", b"") for each in sent[1:]))
 
 
+async def test_a_guess_at_tickets_counts_too(queue: TaskQueue, autojump_clock: MockClock) -> None:
+    async with locked(queue) as api:
+        statuses = [(await api.get(f"/v1/events?ticket={each}")).status for each in range(22)]
+        assert statuses == [403] * 20 + [429] * 2
+
+
+async def test_a_stream_from_before_the_first_key_goes_on(
+    queue: TaskQueue, autojump_clock: MockClock
+) -> None:
+    async with open_api(queue) as api, sse(api, "/v1/events") as stream:
+        assert (await stream.next()).event == "opened"
+        made = await api.post("/v1/keys", {"scopes": ["admin"]})
+        assert (await stream.next()).event == "key.created"
+        await api.ask("DELETE", f"/v1/keys/{made.json['id']}", headers=bearer(made.json["key"]))
+        assert (await stream.next()).event == "key.revoked"
+
+
 # Several servers on one store
 
 

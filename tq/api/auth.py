@@ -13,7 +13,7 @@ from typing import Final
 from tq.api.limits import Headers, Limiter, Room
 from tq.api.tickets import Tickets
 from tq.clock import Clock
-from tq.core.errors import Unauthorized
+from tq.core.errors import NotAllowed, Unauthorized
 from tq.core.keys import ANONYMOUS, ANYBODY, Caller, Key, Scope, caller_of, is_text_of, parse_key
 from tq.core.limits import Rate
 from tq.engine.keyring import KeyRing
@@ -128,7 +128,7 @@ class Gate:
                 key = find_ticket(ticket, self.tickets, self.keys, now)
             else:
                 key = find_key(header, self.keys, now)
-        except Unauthorized:
+        except NotAllowed:
             failed = self._failures.take("failures", address, FAILURES, now)
             if failed.retry_after_ms is not None:
                 raise failed.refusal() from None
