@@ -20,9 +20,11 @@ from tq.api.app import make_app
 from tq.api.routes import ROUTES
 from tq.api.serve import CannotListen, Traffic, bind_sockets, serve_http
 from tq.cli.exits import Exit, Fault
+from tq.cli.supervisor import Supervisor
 from tq.clock import SystemClock, run_in_thread
 from tq.config import Address, Config, format_duration
 from tq.core.errors import StorageError
+from tq.core.events import Event
 from tq.engine.processes import python_child
 from tq.engine.server import Server, Settings
 from tq.engine.services import run_server
@@ -73,6 +75,12 @@ async def _serve(
     async def run_handler(function: Callable[[], T], /) -> T:
         return await trio.to_thread.run_sync(function, limiter=threads)
 
+    supervisor = Supervisor(os.environ, pid=os.getpid())
+
+    def emit(event: Event) -> None:
+        log.event(event)
+        supervisor.hear(event)
+
     server = Server(
         queue,
         store,
@@ -87,17 +95,20 @@ async def _serve(
         random=random.Random(),
         run_sync=run_in_thread,
         run_handler=run_handler,
-        emit=log.event,
+        emit=emit,
         spawn=None if queue.reference is None else python_child(queue.reference),
     )
     traffic = Traffic()
     app = make_app(server, secrets=random.SystemRandom(), meter=Meter(server, traffic))
     front_door = partial(serve_http, app, sockets, draining=server.draining, traffic=traffic)
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with trio.open_nursery() as nursery:
-            run = partial(run_server, server, front_door=front_door, signals=signals, exit_now=os._exit)
-            await nursery.start(run)
-            _announce(queue, sockets, config)
+        async with trio.open_nursery() as beside:
+            beside.start_soon(supervisor.run)
+            async with trio.open_nursery() as nursery:
+                run = partial(run_server, server, front_door=front_door, signals=signals, exit_now=os._exit)
+                await nursery.start(run)
+                _announce(queue, sockets, config)
+            beside.cancel_scope.cancel()
 
 
 def _announce(queue: TaskQueue, sockets: list[socket.socket], config: Config) -> None:
