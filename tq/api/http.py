@@ -19,6 +19,7 @@ import trio
 from tq.api.tickets import Ticket
 from tq.core.errors import InvalidInput, NotFound, PayloadTooLarge, UnsupportedType
 
+from tq.core.fields import read_traceparent
 JSON: Final = "application/json"
 NDJSON: Final = "application/x-ndjson"
 WAIT_MAX_S: Final = 60
@@ -158,6 +159,12 @@ def wait_preferred(request: Request) -> int | None:
     if prefer is None:
         return None
     for preference in prefer.split(","):
+def traceparent_of(request: Request) -> str | None:
+    """The span that *request* belongs to; one that makes no sense is as if it were not there."""
+    given = request.headers.get("traceparent")
+    return None if given is None else read_traceparent(given)
+
+
         if _PREFER_NAME.match(preference):
             match = _PREFER_WAIT.fullmatch(preference)
             return None if match is None else min(int(match["seconds"]), WAIT_MAX_S)

@@ -135,6 +135,10 @@ RULES: Final[dict[str, tuple[Schema, str]]] = {
     "on_dependency_failure": ({}, "what becomes of it if one of them does not succeed"),
     "deadline": (INSTANT, "the instant by which it must have ended"),
     "expires_at": (INSTANT, "the instant by which it must have started"),
+    "traceparent": (
+        {"pattern": "^(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}$"},
+        "the span that submits it (W3C Trace Context); the header traceparent, if it is not said",
+    ),
     "cascade": ({}, "whether the children are cancelled too"),
     "base": (_RETRY_DELAY, "seconds of the first wait"),
     "cap": (_RETRY_DELAY, "seconds of the longest wait"),
@@ -340,6 +344,7 @@ _TASK_SOMETIMES: Final[dict[str, Schema]] = {
     "deadline": AT,
     "expires_at": AT,
     "schedule": NAME,
+    "traceparent": TEXT,
 }
 
 

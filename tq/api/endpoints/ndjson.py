@@ -20,7 +20,7 @@ from tq.api.problems import BodyTooSlow, problem
 from tq.core.errors import Overloaded, PayloadTooLarge, ShuttingDown, StorageUnavailable, TqError
 from tq.core.ops import Submitted
 from tq.core.task import NewTask, State, TaskId
-from tq.core.wire import PAYLOAD_MAX, decode_submit
+from tq.core.wire import PAYLOAD_MAX, decode_submit, traced
 from tq.engine.server import Server
 
 CHUNK_MAX: Final = 500
@@ -99,14 +99,16 @@ def _answer(reply: Submitted | TqError, line: int) -> Accepted | Refused:
     return Refused(line, problem(reply))
 
 
-def read_chunk(server: Server, lines: Sequence[bytes | None], first_line: int) -> Chunk:
+def read_chunk(
+    server: Server, lines: Sequence[bytes | None], first_line: int, traceparent: str | None = None
+) -> Chunk:
     """*lines* as a chunk; blank ones are passed over. *first_line* is the number of the first, from 1."""
     chunk = Chunk(first_line)
     for number, line in enumerate(lines, first_line):
         if line is not None and (not line or line.isspace()):
             continue
         try:
-            chunk.new.append(server.new_task(decode_submit(_within_limit(line))))
+            chunk.new.append(server.new_task(traced(decode_submit(_within_limit(line)), traceparent)))
         except TqError as fault:
             chunk.faults.append(Refused(number, problem(fault)))
         else:
@@ -121,14 +123,18 @@ def _within_limit(line: bytes | None) -> bytes:
     return line
 
 
-async def open_replies(server: Server, stream: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+async def open_replies(
+    server: Server, stream: AsyncIterator[bytes], traceparent: str | None = None
+) -> AsyncGenerator[bytes, None]:
     """The answers to the lines of *stream*, piece by piece.
 
+    Args:
+        traceparent: Of the tasks in lines that name none.
     Raises:
         TqError: Nothing could be stored, so the whole is refused.
         ClientGone: The client left; what it was not answered for may be repeated with the same ids.
     """
-    replies = _replies(server, stream)
+    replies = _replies(server, stream, traceparent)
     first = await anext(replies, b"")
     return _chain(first, replies)
 
@@ -140,7 +146,9 @@ async def _chain(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncGenera
             yield piece
 
 
-async def _replies(server: Server, stream: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+async def _replies(
+    server: Server, stream: AsyncIterator[bytes], traceparent: str | None
+) -> AsyncGenerator[bytes, None]:
     splitter = Splitter()
     line = 1
     answered = False
@@ -149,7 +157,7 @@ async def _replies(server: Server, stream: AsyncIterator[bytes]) -> AsyncGenerat
             piece = await _next_piece(server, stream)
             lines = splitter.end() if piece is None else splitter.feed(piece)
             for start in range(0, len(lines), CHUNK_MAX):
-                chunk = read_chunk(server, lines[start : start + CHUNK_MAX], line)
+                chunk = read_chunk(server, lines[start : start + CHUNK_MAX], line, traceparent)
                 stored = await server.submit_each(chunk.new) if chunk.new else []
                 line += len(lines[start : start + CHUNK_MAX])
                 if chunk.faults:

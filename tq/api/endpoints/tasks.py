@@ -16,6 +16,7 @@ from tq.api.http import (
     Response,
     encode_json,
     json_response,
+    traceparent_of,
     unless_gone,
     wait_asked,
     wait_preferred,
@@ -25,7 +26,7 @@ from tq.core.fields import checked_id
 from tq.core.ops import RequestKey, Submitted
 from tq.core.task import FINAL, NewTask, State, Task, TaskId
 from tq.core.views import format_instant, task_json
-from tq.core.wire import at_index, decode_batch, decode_submit
+from tq.core.wire import at_index, decode_batch, decode_submit, traced
 from tq.engine.server import Server
 
 _IDEMPOTENCY_KEY: Final = re.compile(r"[ -~]{1,255}")
@@ -58,7 +59,7 @@ async def submit(server: Server, request: Request) -> Response:
 
     The answer to ``Prefer: wait=N`` is the whole task, 200 if it has ended.
     """
-    new = server.new_task(decode_submit(request.body))
+    new = server.new_task(traced(decode_submit(request.body), traceparent_of(request)))
     submitted = await server.submit(new, idempotency_key(request))
     wait = wait_preferred(request)
     if wait is None:
@@ -161,19 +162,21 @@ async def submit_batch(server: Server, request: Request) -> Response:
         )
     if request.media == NDJSON:
         assert request.stream is not None
-        return Response(200, await open_replies(server, request.stream), media=NDJSON)
-    new = _new_tasks(server, request.body)
+        replies = await open_replies(server, request.stream, traceparent_of(request))
+        return Response(200, replies, media=NDJSON)
+    new = _new_tasks(server, request)
     submitted = await server.submit_many(new) if new else ()
     stored = [Stored(one.task_id, one.state, one.duplicate) for one in submitted]
     all_known = all(one.duplicate for one in submitted)
     return json_response({"tasks": stored}, status=200 if all_known else 201)
 
 
-def _new_tasks(server: Server, body: bytes) -> list[NewTask]:
+def _new_tasks(server: Server, request: Request) -> list[NewTask]:
     new = []
-    for index, asked in enumerate(decode_batch(body)):
+    traceparent = traceparent_of(request)
+    for index, asked in enumerate(decode_batch(request.body)):
         try:
-            new.append(server.new_task(asked))
+            new.append(server.new_task(traced(asked, traceparent)))
         except InvalidInput as fault:
             raise at_index(fault, index) from None
     return new
