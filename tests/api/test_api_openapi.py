@@ -119,7 +119,7 @@ def test_the_contract_of_one_operation_is_as_it_is_documented() -> None:
         "201": {JSON},
         **{
             each: {PROBLEM}
-            for each in ("400", "403", "404", "408", "409", "413", "415", "422", "500", "503", "507")
+            for each in ("400", "403", "404", "406", "408", "409", "413", "415", "422", "500", "503", "507")
         },
     }
     assert said["responses"]["422"] == {

@@ -10,6 +10,7 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from hashlib import blake2b
 from typing import Final, TypeVar
 from urllib.parse import parse_qsl
 
@@ -18,8 +19,8 @@ import trio
 
 from tq.api.tickets import Ticket
 from tq.core.errors import InvalidInput, NotFound, PayloadTooLarge, UnsupportedType
-
 from tq.core.fields import read_traceparent
+
 JSON: Final = "application/json"
 NDJSON: Final = "application/x-ndjson"
 WAIT_MAX_S: Final = 60
@@ -31,6 +32,7 @@ T = TypeVar("T")
 encode_json: Final = msgspec.json.Encoder().encode
 
 _PREFER_WAIT = re.compile(r"\s*wait\s*=\s*(?P<quote>\"?)(?P<seconds>[0-9]{1,9})(?P=quote)\s*(?:;.*)?", re.I)
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_.:~+/=@-]{1,128}")
 _PREFER_NAME = re.compile(r"\s*wait\s*(?:[=;]|$)", re.I)
 
 
@@ -74,6 +76,7 @@ class Request:
 class Response:
     """What is answered. A body that is a generator is sent piece by piece, at the client's pace.
 
+    ``tag`` stands for the body: another body, another tag; whoever has it already is answered with 304.
     ``until`` returns when nobody is there to take the pieces: what waits for the next one is cancelled then.
     """
 
@@ -82,6 +85,12 @@ class Response:
     headers: tuple[tuple[str, str], ...] = ()
     media: str = JSON
     until: Callable[[], Awaitable[None]] | None = None
+    tag: str | None = None
+
+
+def tag_of(body: bytes) -> str:
+    """The entity tag of *body*."""
+    return blake2b(body, digest_size=8).hexdigest()
 
 
 def json_response(
@@ -150,6 +159,12 @@ def wait_asked(request: Request) -> float:
     return seconds
 
 
+def traceparent_of(request: Request) -> str | None:
+    """The span that *request* belongs to; one that makes no sense is as if it were not there."""
+    given = request.headers.get("traceparent")
+    return None if given is None else read_traceparent(given)
+
+
 def wait_preferred(request: Request) -> int | None:
     """Seconds that ``Prefer: wait=N`` (RFC 7240) asks for, WAIT_MAX_S at most; None without it.
 
@@ -159,12 +174,6 @@ def wait_preferred(request: Request) -> int | None:
     if prefer is None:
         return None
     for preference in prefer.split(","):
-def traceparent_of(request: Request) -> str | None:
-    """The span that *request* belongs to; one that makes no sense is as if it were not there."""
-    given = request.headers.get("traceparent")
-    return None if given is None else read_traceparent(given)
-
-
         if _PREFER_NAME.match(preference):
             match = _PREFER_WAIT.fullmatch(preference)
             return None if match is None else min(int(match["seconds"]), WAIT_MAX_S)
@@ -244,3 +253,9 @@ def check_length(headers: Mapping[str, str], limit: int) -> None:
 def too_large(limit: int) -> PayloadTooLarge:
     """That a body is over *limit* bytes."""
     return PayloadTooLarge(f"the body is over {limit} bytes: send less at once", limit=limit)
+
+
+def read_request_id(headers: Mapping[str, str]) -> str | None:
+    """The ``X-Request-Id`` of a request, if it has one that may be repeated in headers, JSON and logs."""
+    given = headers.get("x-request-id")
+    return given if given is not None and _REQUEST_ID.fullmatch(given) else None

@@ -16,6 +16,7 @@ from tq.api.http import (
     Response,
     encode_json,
     json_response,
+    tag_of,
     traceparent_of,
     unless_gone,
     wait_asked,
@@ -29,6 +30,8 @@ from tq.core.views import format_instant, task_json
 from tq.core.wire import at_index, decode_batch, decode_submit, traced
 from tq.engine.server import Server
 
+_TASK_HEADERS: Final = (("cache-control", "private, no-cache"),)
+"""Whoever keeps a task asks each time whether it is still that."""
 _IDEMPOTENCY_KEY: Final = re.compile(r"[ -~]{1,255}")
 
 
@@ -119,7 +122,10 @@ def _created(new: NewTask, submitted: Submitted) -> bytes:
 
 
 async def get(server: Server, request: Request) -> Response:
-    """One task; with ``?wait=N`` once it has ended, or as it is after N seconds."""
+    """One task; with ``?wait=N`` once it has ended, or as it is after N seconds.
+
+    304 if nothing that it shows has changed since the ``ETag`` in ``If-None-Match``.
+    """
     wait = wait_asked(request)
     task_id = task_id_of(request)
     if wait:
@@ -127,7 +133,8 @@ async def get(server: Server, request: Request) -> Response:
     else:
         task = await server.find(task_id)
     found = found_task(task, task_id)
-    return Response(200, task_json(found, cancellable=server.cancellable(found)))
+    body = task_json(found, cancellable=server.cancellable(found))
+    return Response(200, body, _TASK_HEADERS, tag=tag_of(body))
 
 
 def task_id_of(request: Request) -> TaskId:
