@@ -16,24 +16,29 @@ from typing import Final, TypeVar
 import trio
 
 from tq import __version__
+from tq.api.access import Answered, OnRequest
 from tq.api.app import make_app
+from tq.api.origin import OriginPolicy
 from tq.api.routes import ROUTES
 from tq.api.serve import CannotListen, Traffic, bind_sockets, serve_http
 from tq.cli.exits import Exit, Fault
 from tq.cli.supervisor import Supervisor
-from tq.clock import SystemClock, run_in_thread
+from tq.clock import Clock, SystemClock, run_in_thread
 from tq.config import Address, Config, format_duration
 from tq.core.errors import StorageError
-from tq.core.events import Event
+from tq.core.events import Event, HttpAnswered
 from tq.engine.processes import python_child
 from tq.engine.server import Server, Settings
 from tq.engine.services import run_server
 from tq.handlers import TaskQueue
-from tq.logs import Log, open_log, route_libraries
+from tq.logs import Log, open_log, printable, route_libraries
 from tq.metrics.meter import Meter
 from tq.storage.store import Store, open_store
 
 T = TypeVar("T")
+
+METHOD_MAX: Final = 20
+"""Characters of a method that a line keeps."""
 
 SWITCH_INTERVAL_S: Final = 0.001
 """The store's thread takes the GIL back several times per transaction, and beside a busy loop waits one
@@ -99,7 +104,14 @@ async def _serve(
         spawn=None if queue.reference is None else python_child(queue.reference),
     )
     traffic = Traffic()
-    app = make_app(server, secrets=random.SystemRandom(), meter=Meter(server, traffic))
+    app = make_app(
+        server,
+        origins=OriginPolicy(config.hosts),
+        on_request=None if config.access_log == "off" else access_log(log, server.clock),
+        secrets=random.SystemRandom(),
+        meter=Meter(server, traffic),
+        root_path=config.root_path,
+    )
     front_door = partial(serve_http, app, sockets, draining=server.draining, traffic=traffic)
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as beside:
@@ -111,9 +123,31 @@ async def _serve(
             beside.cancel_scope.cancel()
 
 
+def access_log(log: Log, clock: Clock) -> OnRequest:
+    """Writes a line for each request that is over."""
+
+    def write(answered: Answered) -> None:
+        log.event(
+            HttpAnswered(
+                at=clock.now_ms(),
+                method=printable(answered.method[:METHOD_MAX]),
+                route=answered.route or None,
+                path=printable(answered.path) or None,
+                status=answered.status,
+                duration_ms=round(answered.duration_ms, 1),
+                sent_bytes=answered.sent_bytes,
+                complete=answered.complete,
+                key_id=answered.key_id,
+                request_id=answered.request_id,
+            )
+        )
+
+    return write
+
+
 def _announce(queue: TaskQueue, sockets: list[socket.socket], config: Config) -> None:
     """Tell, on stdout, where the server is (the first line, for scripts), what it serves, how to stop."""
-    first, *others = [f"http://{Address(*each.getsockname()[:2])}" for each in sockets]
+    first, *others = [f"http://{Address(*each.getsockname()[:2])}{config.root_path}" for each in sockets]
     types = "any" if queue.types is None else ", ".join(queue.types)
     relaxed = "" if config.durability == "full" else " (durability relaxed)"
     what_waits = (
