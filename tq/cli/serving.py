@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import random
+import resource
 import signal
 import socket
 import sys
@@ -45,16 +47,31 @@ SWITCH_INTERVAL_S: Final = 0.001
 switch interval each time: with Python's own 5 ms a batch of 100 took 6 ms instead of 1."""
 
 
+GC_THRESHOLDS: Final = (20_000, 50, 1_000)
+"""Objects, and passes, between two passes of the collector. With Python's own 700, 10 and 10 a pass over all
+comes often, and stands still for as long as there are objects: 1.2 s beside 10,000 streams."""
+
+
 def run(queue: TaskQueue, config: Config) -> Exit:
     """Serve *queue* until a signal ends it. What the user can mend is found before anything starts."""
     log = open_log(format=config.log_format, level=config.log_level)
     route_libraries(log)
+    raise_files_limit()
     with ExitStack() as opened:
         sockets = [opened.enter_context(sock) for sock in _bind(config)]
         store = opened.enter_context(closing(_open_store(config)))
         sys.setswitchinterval(SWITCH_INTERVAL_S)
+        gc.set_threshold(*GC_THRESHOLDS)
         trio.run(_serve, queue, store, sockets, config, log)
     return Exit.OK
+
+
+def raise_files_limit() -> None:
+    """Let this process have as many files open as the system allows it: each connection is one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # Some systems name a hard limit that they then do not grant; the soft one stays.
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _bind(config: Config) -> list[socket.socket]:
