@@ -82,12 +82,13 @@ async def run_in_thread(function: Callable[[], T], /) -> T:
 
 
 class IdMaker:
-    """Makes task ids: ``task-`` and 32 hexadecimal digits, sorted by the time they were made.
+    """Makes ids: a prefix, ``task-`` for tasks, and 32 hexadecimal digits, sorted by the time they were made.
 
     Twelve digits of Unix milliseconds, four that count within one, sixteen of chance.
     """
 
-    def __init__(self, clock: Clock, random: Random) -> None:
+    def __init__(self, clock: Clock, random: Random, *, prefix: str = "task-") -> None:
+        self._prefix = prefix
         self._clock = clock
         self._random = random
         self._last_ms = 0
@@ -102,4 +103,6 @@ class IdMaker:
             self._count += 1
             if self._count > 0xFFFF:
                 self._last_ms, self._count = self._last_ms + 1, 0
-        return TaskId(f"task-{self._last_ms:012x}{self._count:04x}{self._random.getrandbits(64):016x}")
+        return TaskId(
+            f"{self._prefix}{self._last_ms:012x}{self._count:04x}{self._random.getrandbits(64):016x}"
+        )

@@ -29,6 +29,9 @@ GRACE_MAX_MS: Final = 3600 * 1000
 _UNITS_MS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "": 1_000}
 _DURATION: Final = re.compile(r"(?P<number>[0-9]{1,12}(?:\.[0-9]{1,6})?) ?(?P<unit>ms|s|m|h|d|)")
 
+_HOST: Final = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\]")
+_ROOT_PATH: Final = re.compile(r"(?:/[A-Za-z0-9._~-]+)*")
+
 
 class Address(msgspec.Struct, frozen=True):
     """Where to listen. ``host`` is an IP address or ``localhost``; port 0 lets the system choose."""
@@ -59,6 +62,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     address_rate: Rate | None
     log_format: str
     log_level: str
+    hosts: frozenset[str] = msgspec.field(name="host")
+    root_path: str
+    access_log: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,6 +258,19 @@ def _store(text: str) -> str:
     return text
 
 
+def _hosts(text: str) -> frozenset[str]:
+    names = [name.strip().lower() for name in text.split(",")] if text else []
+    if not all(_HOST.fullmatch(name) for name in names):
+        raise ValueError
+    return frozenset(names)
+
+
+def _root_path(text: str) -> str:
+    if not _ROOT_PATH.fullmatch(text) or {".", ".."} & set(text.split("/")):
+        raise ValueError
+    return text
+
+
 SETTINGS: Final = (
     Setting(
         name="bind",
@@ -332,5 +351,29 @@ SETTINGS: Final = (
         help="The least important log lines to write.",
         metavar="debug|info|warning|error",
         parse=_one_of("debug", "info", "warning", "error"),
+    ),
+    Setting(
+        name="host",
+        default="",
+        form="host names with commas between them, without ports, as in tasks.example.org",
+        help="By which names the server may be asked for, beside localhost: those of a reverse proxy.",
+        metavar="NAMES",
+        parse=_hosts,
+    ),
+    Setting(
+        name="root_path",
+        default="",
+        form="a path as in /tq, without a slash at its end",
+        help="Where a reverse proxy shows the server: it answers below that path alone.",
+        metavar="PATH",
+        parse=_root_path,
+    ),
+    Setting(
+        name="access_log",
+        default="off",
+        form="on or off",
+        help="on: a log line for each request.",
+        metavar="on|off",
+        parse=_one_of("on", "off"),
     ),
 )

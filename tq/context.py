@@ -127,6 +127,11 @@ class Context:
         return self.task.attempt
 
     @property
+    def traceparent(self) -> str | None:
+        """The span that submitted the task, as W3C Trace Context writes it; `submit` hands it on."""
+        return self.task.options.traceparent
+
+    @property
     def deadline(self) -> datetime:
         """When this attempt is cancelled."""
         return datetime.fromtimestamp(self.deadline_at / 1000, UTC)
@@ -174,7 +179,8 @@ class Context:
         return self.link.submit_sync(self._request(type, payload, fields))
 
     def _request(self, type: str, payload: object, fields: dict[str, object]) -> SubmitRequest:
-        body = {"parent_id": self.task_id, **fields, "type": type, "payload": payload}
+        own = {"parent_id": self.task_id, "traceparent": self.traceparent}
+        body = {**own, **fields, "type": type, "payload": payload}
         return decode_submit(msgspec.json.encode(body))
 
     @staticmethod

@@ -62,6 +62,7 @@ LEVELS: Final[dict[type[Event], Level]] = {
     events.ServerStopped: Level.INFO,
     events.StorageLost: Level.ERROR,
     events.StorageRestored: Level.INFO,
+    events.HttpAnswered: Level.INFO,
 }
 
 _NAMES: Final = {kind: str(kind.__struct_config__.tag) for kind in LEVELS}

@@ -121,8 +121,8 @@ class Api:
     async def post(self, path: str, content: object, headers: dict[str, str] | None = None) -> Answer:
         return await self.ask("POST", path, json.dumps(content).encode(), JSON_TYPE | (headers or {}))
 
-    async def get(self, path: str) -> Answer:
-        return await self.ask("GET", path)
+    async def get(self, path: str, headers: dict[str, str] | None = None) -> Answer:
+        return await self.ask("GET", path, headers=headers)
 
     async def put(self, path: str, content: object) -> Answer:
         return await self.ask("PUT", path, json.dumps(content).encode(), JSON_TYPE)
@@ -142,6 +142,7 @@ async def open_api(
     on_request: OnRequest | None = None,
     address_rate: Rate | None = None,
     seed: int = 0,
+    root_path: str = "",
 ) -> AsyncIterator[Api]:
     sockets = bind_sockets(["127.0.0.1:0"])
     errors: list[tuple[BaseException, str]] = []
@@ -160,6 +161,7 @@ async def open_api(
             on_request=on_request,
             meter=Meter(server, traffic),
             address_rate=address_rate,
+            root_path=root_path,
         )
         apps.append(app)
         return partial(serve_http, app, sockets, draining=server.draining, traffic=traffic, on_error=on_error)

@@ -106,7 +106,7 @@ async def test_our_own_error_is_a_500_problem_and_tells_the_hook_alone(
         assert answer.json["code"] == "internal_error"
         assert b"secret" not in answer.body
         [(error, where)] = api.errors
-        assert (str(error), where) == ("a secret of ours", "GET /fail")
+        assert (str(error), where) == ("a secret of ours", f"GET /fail, {answer.headers['x-request-id']}")
         api.errors.clear()
 
 

@@ -64,7 +64,8 @@ def test_a_host_that_is_not_ours_is_refused_whatever_is_asked(method: str, host:
     assert refused is not None
     assert refused.code == "not_allowed"
     assert refused.message == (
-        f"this server is not known by the host {host!r}: ask for it by localhost or 127.0.0.1"
+        f"this server is not known by the host {host!r}: ask for it by localhost or 127.0.0.1,"
+        " or name that host with --host"
     )
 
 

@@ -18,6 +18,7 @@ STATUS_AND_CODE = {
     "UnknownType": (422, "unknown_type"),
     "PayloadInvalid": (422, "payload_invalid"),
     "MethodNotAllowed": (405, "method_not_allowed"),
+    "NotAcceptable": (406, "not_acceptable"),
     "BodyTooSlow": (408, "body_too_slow"),
     "Unauthorized": (401, "unauthorized"),
     "RateLimited": (429, "rate_limited"),

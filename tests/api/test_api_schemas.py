@@ -116,11 +116,25 @@ RATES: Values = (
         {"limit": 1, "odd": 1},
     ],
 )
+TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 CONCURRENCIES: Values = ([1, 100_000, None], [0, 100_001])
 TRUTHS: Values = ([True, False], ["yes", 1, None])
 STATES: Values = (
     ["failed", "waiting,ended", "failed,failed"],
     ["", "odd", "failed,", "failed, retrying", "FAILED"],
+)
+TRACES: Values = (
+    [TRACE, "01" + TRACE[2:], None],
+    [
+        "",
+        "ff" + TRACE[2:],
+        TRACE.upper(),
+        TRACE + "-00",
+        "01" + TRACE[2:] + "-00",
+        TRACE[:-1],
+        TRACE.replace("00f067aa0ba902b7", "0" * 16),
+        TRACE.replace("4bf92f3577b34da6a3ce929d0e0e4736", "0" * 32),
+    ],
 )
 FILTERS: list[tuple[str, Values]] = [
     ("state", STATES),
@@ -163,6 +177,7 @@ VALUES: dict[tuple[str, str], Values] = {
     ("SubmitRequest", "on_dependency_failure"): ([None], ["odd", 1]),
     ("SubmitRequest", "deadline"): INSTANTS,
     ("SubmitRequest", "expires_at"): INSTANTS,
+    ("SubmitRequest", "traceparent"): TRACES,
     ("ScheduleRequest", "cron"): (["0 3 * * *"], ["0 " * 51, 5]),
     ("ScheduleRequest", "tz"): (["Europe/Madrid", None], [5]),
     ("ScheduleRequest", "overlap"): (["skip", "allow"], ["odd", None]),

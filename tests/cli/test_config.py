@@ -31,6 +31,9 @@ def test_defaults_are_those_of_the_original(tmp_path: Path) -> None:
         address_rate=None,
         log_format="auto",
         log_level="info",
+        hosts=frozenset(),
+        root_path="",
+        access_log="off",
     )
 
 
@@ -182,3 +185,22 @@ def test_a_duration_is_shown_in_seconds(ms: int, shown: str) -> None:
 def test_every_setting_takes_its_own_default(tmp_path: Path) -> None:
     config = load(tmp_path, {setting.name: setting.default for setting in SETTINGS})
     assert config == load(tmp_path)
+
+
+def test_hosts_and_the_root_path_are_read(tmp_path: Path) -> None:
+    config = load(tmp_path, {"host": "Tasks.Example.org, b", "root_path": "/a/tq", "access_log": "on"})
+    assert (config.hosts, config.root_path, config.access_log) == (
+        frozenset({"tasks.example.org", "b"}),
+        "/a/tq",
+        "on",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("host", "a:80"), ("host", "http://a"), ("host", "a,"), ("host", "*"), ("access_log", "debug")]
+    + [("root_path", each) for each in ("tq", "/", "/tq/", "/a//b", "/a/..", "/é", "/a?b")],
+)
+def test_a_bad_host_or_root_path_is_refused(tmp_path: Path, name: str, text: str) -> None:
+    with pytest.raises(InvalidInput):
+        load(tmp_path, {name: text})

@@ -39,6 +39,7 @@ NAMES = {
     "ServerStopped": "server.stopped",
     "StorageLost": "storage.unavailable",
     "StorageRestored": "storage.restored",
+    "HttpAnswered": "http.answered",
 }
 """Metrics, logs and clients depend on these: a name is never changed, only added."""
 

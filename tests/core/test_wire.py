@@ -480,6 +480,7 @@ def test_submit_has_a_default_for_every_field_it_leaves_out() -> None:
         "on_dependency_failure": "on_dependency_failure",
         "deadline": "deadline_at",
         "expires_at": "expires_at",
+        "traceparent": "traceparent",
     }
     fields = set(SubmitRequest.__struct_fields__) - of_the_task - set(optional)
     assert {fills.get(field, field) for field in fields} | {"options"} == set(TypeDefaults.__struct_fields__)

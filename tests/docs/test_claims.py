@@ -115,6 +115,7 @@ def a_task() -> Task:
                 deadline_at=1,
                 expires_at=1,
                 schedule="s",
+                traceparent="00-1-1-01",
             )
         }
     )

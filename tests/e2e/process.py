@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -27,6 +29,8 @@ PATIENCE_S: Final = 20.0
 """Seconds to wait for what comes soon if it comes at all."""
 SHUTDOWN_SLACK_S: Final = 5.0
 """A server that was told to stop has ended this long after its grace (design, 5.11)."""
+LEAVING_S: Final = 3.0
+"""Seconds for a process on a busy machine to hear a signal, and to be gone once it has said its last line."""
 DB: Final = "tq.db"
 
 JSON_TYPE: Final = {"Content-Type": "application/json"}
@@ -119,13 +123,26 @@ class Server:
         self.process.wait(PATIENCE_S)
 
     def wait_exit(self, *, since: float, within_s: float) -> int:
-        """Its exit code, which must be there *within_s* after *since*."""
+        """Its exit code; it stopped *within_s* after *since*, by its own clock, and about so by ours."""
         try:
-            code = self.process.wait(since + within_s - time.monotonic())
+            code = self.process.wait(since + within_s + LEAVING_S - time.monotonic())
         except subprocess.TimeoutExpired:
             self.kill()
             raise AssertionError(f"still ran after {within_s} s:\n{self.output.text()}") from None
+        taken_s = self._stopping_s()
+        assert taken_s is None or taken_s <= within_s, f"took {taken_s} s:\n{self.output.text()}"
         return code
+
+    def _stopping_s(self) -> float | None:
+        """Seconds from ``server.draining`` to ``server.stopped``, as it logged them; None if it did not."""
+        at = {
+            line["event"]: datetime.fromisoformat(line["ts"])
+            for line in map(json.loads, re.findall(r'^\{"ts".*\}$', self.output.text(), re.MULTILINE))
+            if line["event"] in ("server.draining", "server.stopped")
+        }
+        if len(at) < 2:
+            return None
+        return (at["server.stopped"] - at["server.draining"]).total_seconds()
 
     def stop(self) -> None:
         """End it in order, with nothing left running."""

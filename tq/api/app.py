@@ -16,7 +16,6 @@ from functools import partial
 from random import Random
 from typing import Any, Final, cast
 
-import trio
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, HTTPScope, WebsocketScope
 from quart import Response as QuartResponse
 from quart_trio import QuartTrio
@@ -25,7 +24,7 @@ from werkzeug import exceptions
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import MapAdapter
 
-from tq.api.access import Answered, OnRequest, Tally
+from tq.api.access import Answered, OnRequest, Tally, tallied
 from tq.api.auth import Admitted, Gate
 from tq.api.body import BODY_TIMEOUT_S, Body
 from tq.api.http import (
@@ -37,18 +36,21 @@ from tq.api.http import (
     check_media,
     read_headers,
     read_query,
+    read_request_id,
     unless,
     wait_either,
 )
 from tq.api.limits import Headers, address_group
 from tq.api.live import Messages
+from tq.api.negotiate import check_accept, negotiated
 from tq.api.origin import LOOPBACK, OriginPolicy, refusal
-from tq.api.problems import BodyTooSlow, MethodNotAllowed, problem_response
+from tq.api.problems import PROBLEM, BodyTooSlow, MethodNotAllowed, problem_response, with_request_id
 from tq.api.reach import check_reach
-from tq.api.routes import ROUTES, Route
+from tq.api.routes import FROZEN, ROUTES, Route, answer_media
 from tq.api.submits import told_to
 from tq.api.tickets import Tickets
 from tq.api.websocket import WebSocketConnection
+from tq.clock import IdMaker
 from tq.core.errors import DuplicateTask, InvalidInput, NotFound, PayloadTooLarge, TqError, UnsupportedType
 from tq.core.keys import KEY_CHANCE_BYTES, Caller, NewKey, make_key
 from tq.core.limits import Rate
@@ -76,6 +78,7 @@ def make_app(
     secrets: Random | None = None,
     meter: Meter | None = None,
     address_rate: Rate | None = None,
+    root_path: str = "",
 ) -> QuartTrio:
     """The app that answers for *server*.
 
@@ -89,16 +92,16 @@ def make_app(
             tests.
         meter: Measures *server*; it is told of each request too. None: one of its own.
         address_rate: How often one address may ask, if it is not of this machine.
+        root_path: Where the outside sees the server, such as ``/tq``: it answers below that alone.
     """
     meter = meter or Meter(server)
     secrets = secrets or server.random
-    gate = Gate(
-        server.keys,
-        Tickets(secrets, server.clock.monotonic),
-        server.clock,
-        address_rate=address_rate,
-    )
-    app = Door(gate, secrets, origins, on_error, meter.counting(on_request))
+    tickets = Tickets(secrets, server.clock.monotonic)
+    gate = Gate(server.keys, tickets, server.clock, address_rate=address_rate)
+    # Ids of requests are no secret, and must not use up the chance that ids of tasks are made of.
+    new_request_id = IdMaker(server.clock, Random(server.id), prefix="req-")
+    counting = meter.counting(on_request)
+    app = Door(gate, secrets, new_request_id, origins, on_error, counting, root_path=root_path)
     for route in routes:
         # Quart's types know no views but those of Quart's own kind.
         view: Any = View(server, route)
@@ -151,6 +154,12 @@ class View:
         assert self.route.socket is not None
         return self.route.socket(self._server, request)
 
+    async def negotiated(self, response: Response, request: Request) -> Response:
+        """*response* as *request* can take it best."""
+        if self.route.method != "GET" or self.route.path in FROZEN:
+            return response
+        return await negotiated(response, request.headers, self._server.run_sync)
+
 
 class HttpConnection(TrioASGIHTTPConnection):
     """One request, in the one trio task that hypercorn has for it."""
@@ -163,34 +172,25 @@ class HttpConnection(TrioASGIHTTPConnection):
 
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         """Answer the request. Cancelled, it leaves the answer unfinished and nothing half done."""
+        self._headers = read_headers(self.scope["headers"])
+        self._request_id = read_request_id(self._headers) or self.app.new_request_id()
         if self.app.on_request is None:
             await self._serve(receive, send)
-            return
-        tally = Tally(send)
-        started = trio.current_time()
-        try:
-            await self._serve(receive, tally)
-        finally:
-            duration_ms = (trio.current_time() - started) * 1000
-            self.app.on_request(
-                Answered(
-                    self.scope["method"],
-                    self._route,
-                    tally.status,
-                    duration_ms,
-                    tally.sent_bytes,
-                    tally.complete,
-                )
-            )
+        else:
+            with tallied(self.app.on_request, send, self._answered) as tally:
+                await self._serve(receive, tally)
+
+    def _answered(self, tally: Tally, duration_ms: float) -> Answered:
+        method, path = self.scope["method"], self.scope["path"]
+        return tally.answered(method, self._route, path, duration_ms, self._request_id)
 
     async def _serve(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        self._headers = read_headers(self.scope["headers"])
         try:
             found = self._refuse() or self._find()
             if isinstance(found, View):
                 response = await self._answer(found, Body(receive))
             elif found is None:
-                await super().__call__(receive, send)
+                await super().__call__(receive, partial(_send_with_id, send, self._request_id))
                 return
             else:
                 response = found
@@ -199,22 +199,20 @@ class HttpConnection(TrioASGIHTTPConnection):
             return
 
     def _refuse(self) -> Response | None:
-        """The answer to a request that may not come from where it does."""
-        target = self.scope["path"]
-        if not target.startswith("/"):
+        """The answer to a request that may not come from where it does, or is for no path of ours."""
+        method, target = self.scope["method"], self.scope["path"]
+        path = self.app.local_path(_path(target))
+        if path != target:
             # Quart would read the target for itself, and does not expect nonsense.
-            self.scope = {**self.scope, "path": _path(target)}
+            self.scope = {**self.scope, "path": _path(target) if path is None else path}
         origins = self.app.origins
-        if origins is None:
-            return None
-        refused = refusal(
-            origins,
-            self.scope["method"],
-            self.scope["path"],
-            self._headers,
-            authority=_authority(target),
-        )
-        return None if refused is None else problem_response(refused)
+        if origins is not None:
+            refused = refusal(origins, method, path or "", self._headers, authority=_authority(target))
+            if refused is not None:
+                return problem_response(refused)
+        if target == "*" and method == "OPTIONS":
+            return Response(204, headers=(("allow", ", ".join(self.app.methods)),))
+        return problem_response(self.app.outside()) if path is None else None
 
     def _find(self) -> View | Response | None:
         """The view for the request, or the answer if there is none; None: a view of Quart's own kind."""
@@ -235,10 +233,9 @@ class HttpConnection(TrioASGIHTTPConnection):
         return None
 
     async def _answer(self, view: View, body: Body) -> Response:
-        where = f"{self.scope['method']} {view.route.path}"
         try:
             admitted, request = await self._read(view.route, body)
-            response = await view(request)
+            response = await view.negotiated(await view(request), request)
             if admitted.is_known and not isinstance(response.body, bytes):
                 shut_out = partial(view.wait_shut_out, admitted.caller)
                 until = shut_out if response.until is None else partial(wait_either, response.until, shut_out)
@@ -249,13 +246,16 @@ class HttpConnection(TrioASGIHTTPConnection):
                 await body.skip()
             response = problem_response(error)
             if response.status == 500:
-                self.app.on_error(error, where)
+                self._tell(error, view)
             return response
         except ClientGone:
             raise
         except Exception as error:
-            self.app.on_error(error, where)
+            self._tell(error, view)
             return problem_response(TqError(""))
+
+    def _tell(self, error: Exception, view: View) -> None:
+        self.app.on_error(error, f"{self.scope['method']} {view.route.path}, {self._request_id}")
 
     async def _read(self, route: Route, body: Body) -> tuple[Admitted, Request]:
         """The request, and who asks, checked against its route. Raises InvalidInput, NotAllowed."""
@@ -268,6 +268,9 @@ class HttpConnection(TrioASGIHTTPConnection):
         stream = None
         if route.bodies:
             media = check_media(headers, route.bodies)
+        if "accept" in headers and (answer := answer_media(route, media)):
+            check_accept(headers, answer)
+        if route.bodies:
             limit = route.bodies[media]
             if limit is None:
                 stream = body
@@ -291,7 +294,11 @@ class HttpConnection(TrioASGIHTTPConnection):
         return admitted, request
 
     async def _send(self, send: ASGISendCallable, response: Response) -> None:
-        headers = [(name.encode(), value.encode()) for name, value in (*response.headers, *self._told)]
+        if response.media == PROBLEM:
+            response = with_request_id(response, self._request_id)
+        own = (*self.app.outer(response.headers), *self._told)
+        headers = [(name.encode(), value.encode()) for name, value in own]
+        headers.append((b"x-request-id", self._request_id.encode()))
         has_body = response.status not in _WITHOUT_BODY
         if has_body:
             headers.append((b"content-type", response.media.encode()))
@@ -299,7 +306,12 @@ class HttpConnection(TrioASGIHTTPConnection):
             if has_body:
                 headers.append((b"content-length", b"%d" % len(response.body)))
             await send(_start(response.status, headers))
-            await send({"type": "http.response.body", "body": response.body, "more_body": False})
+            body = b"" if self.scope["method"] == "HEAD" else response.body
+            await send({"type": "http.response.body", "body": body, "more_body": False})
+        elif self.scope["method"] == "HEAD":
+            await response.body.aclose()
+            await send(_start(response.status, headers))
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
         else:
             async with aclosing(response.body):
                 await send(_start(response.status, headers))
@@ -323,9 +335,17 @@ class HttpConnection(TrioASGIHTTPConnection):
         except ClientGone:
             return
         except Exception as error:
-            self.app.on_error(error, f"{self.scope['method']} {self.scope['path']}")
+            self.app.on_error(error, f"{self.scope['method']} {self.scope['path']}, {self._request_id}")
             return
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _send_with_id(send: ASGISendCallable, request_id: str, message: Any) -> None:
+    """Send *message* of a view of Quart's own kind."""
+    if message["type"] == "http.response.start":
+        headers = [*message["headers"], (b"x-request-id", request_id.encode())]
+        message = {**message, "headers": headers}
+    await send(message)
 
 
 def _start(status: int, headers: list[tuple[bytes, bytes]]) -> Any:
@@ -364,12 +384,17 @@ class Door(QuartTrio):
         self,
         gate: Gate,
         secrets: Random,
+        new_request_id: Callable[[], str],
         origins: OriginPolicy | None,
         on_error: OnError,
         on_request: OnRequest | None,
+        *,
+        root_path: str,
     ) -> None:
         super().__init__("tq.api", static_folder=None)
         self.gate = gate
+        self.new_request_id = new_request_id
+        self.root_path = root_path
         self._secrets = secrets
         self._origins = origins
         self.on_error = on_error
@@ -403,6 +428,36 @@ class Door(QuartTrio):
     def new_key(self) -> NewKey:
         """A key that nobody has yet."""
         return make_key(self._secrets.randbytes(KEY_CHANCE_BYTES))
+
+    @property
+    def methods(self) -> list[str]:
+        """Every method that something here takes."""
+        found = {method for rule in self.url_map.iter_rules() for method in rule.methods or ()}
+        return sorted(found | {"OPTIONS"})
+
+    def local_path(self, path: str) -> str | None:
+        """*path*, as the outside asks for it, without the root path; None if it is not below that."""
+        if not self.root_path:
+            return path
+        below = path.removeprefix(self.root_path)
+        is_below = path.startswith(self.root_path) and below[:1] in ("", "/")
+        return (below or "/") if is_below else None
+
+    def outside(self) -> NotFound:
+        """Why there is nothing where the root path does not lead."""
+        return NotFound(f"this server answers below {self.root_path}/ only")
+
+    def outer(self, headers: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+        """*headers*, with the paths in them as the outside sees them."""
+        if not self.root_path:
+            return headers
+        before = {"location": "/", "link": "</"}
+        return tuple(
+            (name, value.replace(before[name], before[name][:-1] + self.root_path + "/", 1))
+            if name in before
+            else (name, value)
+            for name, value in headers
+        )
 
     def find_socket(self, path: str) -> tuple[View, dict[str, str]] | None:
         """What answers to a WebSocket at *path*, and its parameters; None: what else is there is Quart's."""

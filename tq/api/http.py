@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
+from hashlib import blake2b
 from typing import Final, TypeVar
 from urllib.parse import parse_qsl
 
@@ -19,6 +20,7 @@ import trio
 
 from tq.api.tickets import Ticket
 from tq.core.errors import InvalidInput, NotFound, PayloadTooLarge, UnsupportedType
+from tq.core.fields import read_traceparent
 from tq.core.keys import ANYBODY, Caller, NewKey
 
 JSON: Final = "application/json"
@@ -32,6 +34,7 @@ T = TypeVar("T")
 encode_json: Final = msgspec.json.Encoder().encode
 
 _PREFER_WAIT = re.compile(r"\s*wait\s*=\s*(?P<quote>\"?)(?P<seconds>[0-9]{1,9})(?P=quote)\s*(?:;.*)?", re.I)
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_.:~+/=@-]{1,128}")
 _PREFER_NAME = re.compile(r"\s*wait\s*(?:[=;]|$)", re.I)
 
 
@@ -83,6 +86,7 @@ class Request:
 class Response:
     """What is answered. A body that is a generator is sent piece by piece, at the client's pace.
 
+    ``tag`` stands for the body: another body, another tag; whoever has it already is answered with 304.
     ``until`` returns when nobody is there to take the pieces: what waits for the next one is cancelled then.
     """
 
@@ -91,6 +95,12 @@ class Response:
     headers: tuple[tuple[str, str], ...] = ()
     media: str = JSON
     until: Callable[[], Awaitable[None]] | None = None
+    tag: str | None = None
+
+
+def tag_of(body: bytes) -> str:
+    """The entity tag of *body*."""
+    return blake2b(body, digest_size=8).hexdigest()
 
 
 def json_response(
@@ -165,6 +175,12 @@ def wait_asked(request: Request) -> float:
             f"wait: {text[:40]!r} is not allowed: seconds from 0 to {WAIT_MAX_S}", parameter="wait"
         )
     return seconds
+
+
+def traceparent_of(request: Request) -> str | None:
+    """The span that *request* belongs to; one that makes no sense is as if it were not there."""
+    given = request.headers.get("traceparent")
+    return None if given is None else read_traceparent(given)
 
 
 def wait_preferred(request: Request) -> int | None:
@@ -255,3 +271,9 @@ def check_length(headers: Mapping[str, str], limit: int) -> None:
 def too_large(limit: int) -> PayloadTooLarge:
     """That a body is over *limit* bytes."""
     return PayloadTooLarge(f"the body is over {limit} bytes: send less at once", limit=limit)
+
+
+def read_request_id(headers: Mapping[str, str]) -> str | None:
+    """The ``X-Request-Id`` of a request, if it has one that may be repeated in headers, JSON and logs."""
+    given = headers.get("x-request-id")
+    return given if given is not None and _REQUEST_ID.fullmatch(given) else None

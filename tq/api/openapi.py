@@ -17,9 +17,16 @@ import msgspec
 
 from tq import __version__
 from tq.api.http import JSON, NDJSON, WAIT_MAX_S
-from tq.api.live import EVENT_ID_MAX, EVENT_STREAM
-from tq.api.problems import BAD_FIELD_STATUS, PROBLEM, BodyTooSlow, MethodNotAllowed, status_of
-from tq.api.routes import SMALL_BODY_MAX, Route
+from tq.api.live import EVENT_ID_MAX
+from tq.api.problems import (
+    BAD_FIELD_STATUS,
+    PROBLEM,
+    BodyTooSlow,
+    MethodNotAllowed,
+    NotAcceptable,
+    status_of,
+)
+from tq.api.routes import FROZEN, MEDIA, SMALL_BODY_MAX, Route, answer_media
 from tq.api.schemas import NAME, TASK_ID, TEXT, Schema, answer_schemas, ref, request_schemas
 from tq.core.errors import (
     InvalidInput,
@@ -36,25 +43,20 @@ from tq.core.errors import (
 from tq.core.keys import Scope
 from tq.core.ops import BATCH_MAX
 from tq.core.queries import PAGE_MAX
-from tq.metrics.meter import OPENMETRICS, PLAIN
 
 Problems = dict[int, set[type[TqError]]]
 """By status: the errors that are answered with it."""
 
 _EXAMPLES: Final = Path(__file__).parent / "pages" / "examples.json"
-_ORIGINAL: Final = frozenset({"/submit", "/status/{id*}", "/stats"})
-_MEDIA: Final = {
-    "Page": ("text/html; charset=utf-8",),
-    "EventStream": (EVENT_STREAM,),
-    "Metrics": (PLAIN, OPENMETRICS),
-}
-"""By schema: the media types of an answer that is not JSON."""
 
 _INFO: Final = """A task queue: submit tasks, watch them, govern the queues they wait in.
 
 An instant is RFC 3339 in UTC, a duration is seconds. Unknown fields and query parameters are refused by
 name. An integer is written without a point; a text has no NUL character. Every error is
 `application/problem+json` (RFC 9457); program against its `code`.
+
+Every answer has an `X-Request-Id`: that of the request, or one made here. Every GET can be asked with HEAD,
+every path with OPTIONS. A large answer to a GET is compressed with gzip if `Accept-Encoding` has it.
 
 Before a request reaches a route, the server can also answer 404 (no such path), 405 with `Allow` (the path
 does not take the method), 400, 431, 501 or 505 (it cannot be read as HTTP/1.1 within the limits), and 503
@@ -128,6 +130,7 @@ _ALWAYS: Final = frozenset({"Location", "ETag", "Retry-After", "WWW-Authenticate
 
 _ASKED: Final[dict[str, tuple[str, ...]]] = {
     "submit_task": ("Idempotency-Key", "Prefer"),
+    "get_task": ("If-None-Match",),
     "get_contract": ("If-None-Match",),
     "get_docs": ("If-None-Match",),
 }
@@ -140,6 +143,7 @@ _TOLD: Final[dict[str, dict[int, tuple[str, ...]]]] = {
     "run_schedule": {200: ("Location", "Tq-Duplicate"), 201: ("Location",)},
     "list_tasks": {200: ("Link",)},
     "list_schedules": {200: ("Link",)},
+    "get_task": {200: ("ETag",), 304: ("ETag",)},
     "get_contract": {200: ("ETag",), 304: ("ETag",)},
     "get_docs": {200: ("ETag",), 304: ("ETag",)},
 }
@@ -237,7 +241,7 @@ def _summary(kind: type[TqError]) -> str:
 
 
 def _tag(route: Route) -> str:
-    if route.path in _ORIGINAL:
+    if route.path in FROZEN:
         return "original"
     first, *rest = route.path.strip("/").split("/")
     if first == "v1":
@@ -251,7 +255,7 @@ def _parameters(route: Route, sources: Sources) -> Iterator[dict[str, Any]]:
     for name in findall(r"\{(\w+)\*?\}", route.path):
         schema, text = PARAMETERS[name]
         # The original took any text for an id.
-        schema = {"type": "string", "minLength": 1} if route.path in _ORIGINAL else schema
+        schema = {"type": "string", "minLength": 1} if route.path in FROZEN else schema
         yield _parameter("path", name, schema, text, sources) | {"required": True}
     filters = sources.requests["FilterRequest"]["properties"]
     for name in sorted(route.query or ()):
@@ -302,7 +306,7 @@ def _answer(route: Route, status: int, sources: Sources) -> dict[str, Any]:
         content: dict[str, Any] = {"schema": ref(name)}
         if name in sources.examples["answers"]:
             content["example"] = sources.examples["answers"][name]
-        answer["content"] = dict.fromkeys(_MEDIA.get(name, (JSON,)), content)
+        answer["content"] = dict.fromkeys(MEDIA.get(name, (JSON,)), content)
         if NDJSON in route.bodies and status == 200:
             lines = "".join(msgspec.json.encode(line).decode() + "\n" for line in sources.examples["lines"])
             text = TEXT | {"description": "one BatchLine a line, for each line of the request, in order"}
@@ -338,7 +342,7 @@ def problems_of(route: Route) -> Problems:
     found: Problems = {}
     for kind in _common(route) | route.refuses:
         found.setdefault(status_of(kind("")), set()).add(kind)
-    if route.takes is not None and route.path not in _ORIGINAL:
+    if route.takes is not None and route.path not in FROZEN:
         found.setdefault(BAD_FIELD_STATUS, set()).add(InvalidInput)
     return found
 
@@ -350,6 +354,8 @@ def _common(route: Route) -> frozenset[type[TqError]]:
         kinds |= {Unauthorized, RateLimited}
     if "{" in route.path:
         kinds.add(NotFound)
+    if answer_media(route, ""):
+        kinds.add(NotAcceptable)
     if route.bodies:
         kinds |= {BodyTooSlow, PayloadTooLarge, UnsupportedType}
     return frozenset(kinds)
@@ -420,6 +426,7 @@ def _problem_schema() -> Schema:
             "field": TEXT | {"description": "the part of the body that is wrong"},
             "parameter": TEXT | {"description": "the query parameter that is wrong"},
             "task_id": TEXT,
+            "request_id": TEXT | {"description": "the X-Request-Id of the answer"},
             "index": {"type": "integer", "description": "which of a batch, from 0"},
             "allow": {"type": "array", "items": TEXT, "description": f"with {MethodNotAllowed.code}"},
         },

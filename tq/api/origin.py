@@ -54,7 +54,8 @@ def refusal(
     # Without a host it is HTTP/1.0: no browser.
     if host is not None and path not in PROBES and not _is_known(policy, host):
         return NotAllowed(
-            f"this server is not known by the host {host[:100]!r}: ask for it by localhost or 127.0.0.1"
+            f"this server is not known by the host {host[:100]!r}: ask for it by localhost or 127.0.0.1,"
+            " or name that host with --host"
         )
     if method in SAFE_METHODS:
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Final
 
 from tq.api.http import Response, encode_json
@@ -20,6 +21,12 @@ class MethodNotAllowed(InvalidInput):
     code = "method_not_allowed"
 
 
+class NotAcceptable(InvalidInput):
+    """The answer would be of a type that ``Accept`` leaves out; ``accepted`` has the one it is."""
+
+    code = "not_acceptable"
+
+
 class BodyTooSlow(InvalidInput):
     """The body did not arrive in time; safe to repeat."""
 
@@ -34,6 +41,7 @@ STATUS: Final[dict[type[TqError], int]] = {
     errors.UnknownType: 422,
     errors.PayloadInvalid: 422,
     MethodNotAllowed: 405,
+    NotAcceptable: 406,
     BodyTooSlow: 408,
     errors.NotAllowed: 403,
     errors.Unauthorized: 401,
@@ -86,6 +94,12 @@ def problem_response(error: TqError, *, status: int | None = None) -> Response:
     shown = content["status"]
     assert isinstance(shown, int)
     return Response(shown, encode_json(content), _headers(error), PROBLEM)
+
+
+def with_request_id(response: Response, request_id: str) -> Response:
+    """*response*, a problem, with the id of the request that had it."""
+    assert isinstance(response.body, bytes)
+    return replace(response, body=b'%b,"request_id":"%b"}' % (response.body[:-1], request_id.encode()))
 
 
 def _headers(error: TqError) -> tuple[tuple[str, str], ...]:

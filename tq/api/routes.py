@@ -24,7 +24,7 @@ from tq.api.endpoints import (
     workers,
 )
 from tq.api.http import JSON, NDJSON, Request, Response
-from tq.api.live import Messages
+from tq.api.live import EVENT_STREAM, Messages
 from tq.core.errors import (
     Conflict,
     DuplicateTask,
@@ -52,6 +52,7 @@ from tq.core.requests import (
 )
 from tq.core.wire import PAYLOAD_MAX, SubmitRequest
 from tq.engine.server import Server
+from tq.metrics.meter import OPENMETRICS, PLAIN
 
 BODY_MAX: Final = PAYLOAD_MAX + 64 * 1024
 """Bytes of one body: a payload of its greatest size and room for the other fields."""
@@ -103,6 +104,26 @@ _SMALL: Final = {JSON: SMALL_BODY_MAX, "": SMALL_BODY_MAX}
 _READ: Final = frozenset[type[TqError]]({StorageUnavailable})
 _WRITE: Final = _READ | {StorageFull}
 _SUBMIT: Final = _WRITE | {UnknownType, PayloadInvalid, DuplicateTask, ShuttingDown}
+FROZEN: Final = frozenset({"/submit", "/status/{id*}", "/stats"})
+"""The paths of the original; what it did not heed of a request is not heeded."""
+_PROBES: Final = frozenset({"/livez", "/readyz"})
+MEDIA: Final = {
+    "Page": ("text/html; charset=utf-8",),
+    "EventStream": (EVENT_STREAM,),
+    "Metrics": (PLAIN, OPENMETRICS),
+}
+"""By schema: the media types of an answer that is not JSON."""
+
+
+def answer_media(route: Route, media: str) -> tuple[str, ...]:
+    """What *route* can answer a body of *media* with; nothing: it does not ask what is accepted.
+
+    Probes that say odd things are to learn all the same whether the server is well.
+    """
+    if route.path in FROZEN or route.path in _PROBES or not any(route.answers.values()):
+        return ()
+    return (NDJSON,) if media == NDJSON else MEDIA.get(route.answers.get(200, ""), (JSON,))
+
 
 ROUTES: Final = (
     Route(
@@ -238,7 +259,7 @@ ROUTES: Final = (
         name="get_task",
         summary="one task; ?wait=N to hold until it ends",
         query=_WAIT,
-        answers={200: "Task"},
+        answers={200: "Task", 304: ""},
         refuses=_READ,
     ),
     Route(

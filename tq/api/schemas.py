@@ -143,6 +143,10 @@ RULES: Final[dict[str, tuple[Schema, str]]] = {
     "queues": ({"maxItems": KEY_QUEUES_MAX, "items": NAME}, "the queues it is limited to; none: it is not"),
     "KeyRequest.expires_at": (INSTANT, "the instant from which it is good no more"),
     "KeyRequest.rate": ({}, "how often it may ask: limit in period seconds, burst at once"),
+    "traceparent": (
+        {"pattern": "^(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}$"},
+        "the span that submits it (W3C Trace Context); the header traceparent, if it is not said",
+    ),
     "cascade": ({}, "whether the children are cancelled too"),
     "base": (_RETRY_DELAY, "seconds of the first wait"),
     "cap": (_RETRY_DELAY, "seconds of the longest wait"),
@@ -348,6 +352,7 @@ _TASK_SOMETIMES: Final[dict[str, Schema]] = {
     "deadline": AT,
     "expires_at": AT,
     "schedule": NAME,
+    "traceparent": TEXT,
 }
 
 

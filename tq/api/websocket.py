@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, WebsocketScope
 from quart_trio.asgi import TrioASGIWebsocketConnection
 
-from tq.api.http import Interrupted, Request, read_headers, read_query, unless
+from tq.api.access import Answered, Tally, tallied
+from tq.api.http import Interrupted, Request, read_headers, read_query, read_request_id, unless
 from tq.api.live import Message, Messages, socket_text
 from tq.api.origin import refusal
-from tq.api.problems import problem_response
+from tq.api.problems import problem_response, with_request_id
 from tq.core.errors import NotFound, TqError
 
 if TYPE_CHECKING:
     from tq.api.app import Door, View
+
+Headers = tuple[tuple[bytes, bytes], ...]
 
 NORMAL: Final = 1000
 GOING_AWAY: Final = 1001
@@ -34,6 +37,7 @@ async def serve_socket(
     messages: Messages,
     receive: ASGIReceiveCallable,
     send: ASGISendCallable,
+    headers: Headers = (),
     *,
     until: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
@@ -42,12 +46,14 @@ async def serve_socket(
     What the client sends is read and dropped. Once *until* returns, the WebSocket is closed: the client may
     not listen any more.
 
+    Args:
+        headers: Of the answer that accepts it.
     Raises:
         TqError: There is nothing to watch, or it may not be now; the WebSocket was not accepted.
     """
     async with aclosing(messages):
         first = await anext(messages, None)
-        accept: Any = {"type": "websocket.accept", "subprotocol": None, "headers": []}
+        accept: Any = {"type": "websocket.accept", "subprotocol": None, "headers": [*headers]}
         await send(accept)
         try:
             send_all = partial(_send_all, first or [], messages, send)
@@ -93,9 +99,22 @@ class WebSocketConnection(TrioASGIWebsocketConnection):
 
     app: Door
     scope: WebsocketScope
+    _route = ""
 
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         """Serve the WebSocket to its end."""
+        self._headers = read_headers(self.scope["headers"])
+        self._request_id = read_request_id(self._headers) or self.app.new_request_id()
+        if self.app.on_request is None:
+            await self._serve_or_refuse(receive, send)
+        else:
+            with tallied(self.app.on_request, send, self._answered) as tally:
+                await self._serve_or_refuse(receive, tally)
+
+    def _answered(self, tally: Tally, duration_ms: float) -> Answered:
+        return tally.answered("WEBSOCKET", self._route, self.scope["path"], duration_ms, self._request_id)
+
+    async def _serve_or_refuse(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         refused = self._refuse()
         found = self.app.find_socket(self.scope["path"]) if refused is None else None
         if found is not None:
@@ -109,25 +128,27 @@ class WebSocketConnection(TrioASGIWebsocketConnection):
         self, view: View, params: dict[str, str], receive: ASGIReceiveCallable, send: ASGISendCallable
     ) -> TqError | None:
         """Send what *view* has, to its end; why it was refused instead, if it was."""
+        self._route = view.route.path
         try:
             query = read_query(self.scope["query_string"], view.route.query)
-            headers = read_headers(self.scope["headers"])
-            admitted = self.app.admit(view.route, headers, query, self.scope)
-            request = Request("GET", self.scope["path"], params, query, headers, caller=admitted.caller)
+            admitted = self.app.admit(view.route, self._headers, query, self.scope)
+            request = Request("GET", self.scope["path"], params, query, self._headers, caller=admitted.caller)
             await view.check(request)
             shut_out = partial(view.wait_shut_out, admitted.caller) if admitted.is_known else None
-            await serve_socket(view.messages(request), receive, send, until=shut_out)
+            own = ((b"x-request-id", self._request_id.encode()),)
+            await serve_socket(view.messages(request), receive, send, own, until=shut_out)
         except TqError as error:
             return error
         except Exception as error:
             # Not accepted yet, the WebSocket is refused with 500; else it is closed with 1011.
-            self.app.on_error(error, f"WebSocket {view.route.path}")
+            self.app.on_error(error, f"WebSocket {view.route.path}, {self._request_id}")
         return None
 
     async def _send_problem(self, send: ASGISendCallable, refused: TqError) -> None:
-        response = problem_response(refused)
+        response = with_request_id(problem_response(refused), self._request_id)
         headers = [(name.encode(), value.encode()) for name, value in response.headers]
         headers.append((b"content-type", response.media.encode()))
+        headers.append((b"x-request-id", self._request_id.encode()))
         start: Any = {"type": "websocket.http.response.start", "status": response.status, "headers": headers}
         await send(start)
         await send(
@@ -135,10 +156,14 @@ class WebSocketConnection(TrioASGIWebsocketConnection):
         )
 
     def _refuse(self) -> TqError | None:
-        path = self.scope["path"]
-        if not path.startswith("/"):
+        target = self.scope["path"]
+        if not target.startswith("/"):
             return NotFound("there is no WebSocket at this target: ask for a path, such as /v1/events")
+        path = self.app.local_path(target)
+        self.scope = {**self.scope, "path": target if path is None else path}
         origins = self.app.origins
-        if origins is None:
-            return None
-        return refusal(origins, "WEBSOCKET", path, read_headers(self.scope["headers"]))
+        if origins is not None:
+            refused = refusal(origins, "WEBSOCKET", path or "", self._headers)
+            if refused is not None:
+                return refused
+        return self.app.outside() if path is None else None

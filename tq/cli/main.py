@@ -78,7 +78,7 @@ def cli(ctx: click.Context) -> None:
 def _settings(command: F) -> F:
     """Give *command* a flag for every setting, as text: `tq.config` knows what each may be."""
     for setting in reversed(SETTINGS):
-        about = f"{setting.help} [default: {setting.default}; variable: {setting.variable}]"
+        about = f"{setting.help} [default: {setting.default or 'none'}; variable: {setting.variable}]"
         command = click.option(setting.flag, setting.name, metavar=setting.metavar, help=about)(command)
     return command
 

@@ -78,6 +78,7 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
     on_dependency_failure: str | None = None
     deadline: datetime | None = None
     expires_at: datetime | None = None
+    traceparent: str | None = None
     duplicate: bool = False
 
     @property
@@ -158,6 +159,7 @@ class Fields(TypedDict, total=False):
     on_dependency_failure: Literal["cancel", "run"]
     deadline: Instant
     expires_at: Instant
+    traceparent: str
 
 
 class Filters(TypedDict, total=False):

@@ -218,3 +218,21 @@ class StorageRestored(Event, frozen=True, tag="storage.restored"):
     """The store answers again."""
 
     away_ms: int
+
+
+class HttpAnswered(Event, frozen=True, tag="http.answered"):
+    """A request is over: its one line in the access log, which alone is told of it.
+
+    ``route`` is a pattern; ``path`` is there only where no route was found, cut, with odd characters
+    escaped. Without a ``status`` it was cut, or its client left, before there was one.
+    """
+
+    method: str
+    route: str | None
+    path: str | None
+    status: int | None
+    duration_ms: float
+    sent_bytes: int
+    complete: bool
+    key_id: str | None
+    request_id: str

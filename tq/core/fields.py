@@ -28,6 +28,9 @@ TTL_MAX_S: Final = 366 * 24 * 3600.0
 _ID = re.compile(r"[A-Za-z0-9_.:~-]{1,128}")
 _NAME = re.compile(r"[A-Za-z0-9_.:~-]{1,64}")
 _INSTANT = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII)
+_TRACEPARENT = re.compile(
+    r"(?P<known>(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2})(?P<more>-.*)?"
+)
 _INSTANT_MAX: Final = 253_402_300_799_999
 """The last millisecond of the year 9999, past which RFC 3339 has no words."""
 
@@ -112,3 +115,18 @@ def parse_instant(field: str, text: str) -> int:
         return at
     except (ValueError, OverflowError):
         raise bad(field, text, "an instant as in 2026-01-31T12:00:00Z, with its offset") from None
+
+
+def read_traceparent(text: str) -> str | None:
+    """The ``traceparent`` that *text* is (W3C Trace Context), as far as all versions know it, or None."""
+    match = _TRACEPARENT.fullmatch(text)
+    if match is None or (match["more"] and text.startswith("00-")):
+        return None
+    return match["known"]
+
+
+def check_traceparent(text: str) -> str:
+    """*text* as a ``traceparent``. Raises InvalidInput."""
+    if read_traceparent(text) != text:
+        raise bad("traceparent", text, "as in 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+    return text

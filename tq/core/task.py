@@ -236,7 +236,7 @@ class OnFailure(StrEnum):
 class Options(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a task may have and most have not. ``deadline_at`` and ``expires_at`` are Unix milliseconds.
 
-    ``schedule`` names the schedule that fired the task.
+    ``schedule`` names the schedule that fired the task, ``traceparent`` the span that submitted it.
     """
 
     tags: tuple[str, ...] = ()
@@ -247,6 +247,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     deadline_at: int | None = None
     expires_at: int | None = None
     schedule: str | None = None
+    traceparent: str | None = None
 
     @property
     def stop_at(self) -> int | None:

@@ -103,6 +103,7 @@ def options_view(options: Options) -> dict[str, object]:
             "deadline": _instant(options.deadline_at),
             "expires_at": _instant(options.expires_at),
             "schedule": options.schedule,
+            "traceparent": options.traceparent,
         }
     )
 

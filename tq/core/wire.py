@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from tq.core.errors import InvalidInput, PayloadTooLarge, TqError
 from tq.core.fields import (
@@ -27,6 +28,7 @@ from tq.core.fields import (
     check_key,
     check_name,
     check_tags,
+    check_traceparent,
     checked_id,
     parse_instant,
     read_ms,
@@ -130,6 +132,7 @@ class SubmitRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     on_dependency_failure: OnFailure | None = None
     deadline: str | None = None
     expires_at: str | None = None
+    traceparent: str | None = None
 
 
 _submit = msgspec.json.Decoder(SubmitRequest)
@@ -143,6 +146,13 @@ def decode_submit(body: bytes) -> SubmitRequest:
         InvalidInput: Not JSON, or not a submit: ``field`` names the part and the message its fault.
     """
     return decode(_submit, body)
+
+
+def traced(request: SubmitRequest, traceparent: str | None) -> SubmitRequest:
+    """*request*, with *traceparent* if it has none of its own."""
+    if traceparent is None or request.traceparent is not None:
+        return request
+    return replace(request, traceparent=traceparent)
 
 
 def encode_submit(request: SubmitRequest) -> bytes:
@@ -329,7 +339,7 @@ def new_task(request: SubmitRequest, defaults: TypeDefaults, *, new_id: TaskId, 
     )
 
 
-_NOTHING_SAID: Final = (None,) * 5
+_NOTHING_SAID: Final = (None,) * 6
 
 
 def _options(request: SubmitRequest, defaults: Options) -> Options:
@@ -337,7 +347,14 @@ def _options(request: SubmitRequest, defaults: Options) -> Options:
         raise InvalidInput(
             "on_dependency_failure: it goes with depends_on: leave it out", field="on_dependency_failure"
         )
-    said = (request.tags, request.unique, request.parent_id, request.deadline, request.expires_at)
+    said = (
+        request.tags,
+        request.unique,
+        request.parent_id,
+        request.deadline,
+        request.expires_at,
+        request.traceparent,
+    )
     if said == _NOTHING_SAID and not request.depends_on:
         return defaults
     options = Options(
@@ -348,6 +365,7 @@ def _options(request: SubmitRequest, defaults: Options) -> Options:
         unique=defaults.unique if request.unique is None else _unique(request.unique),
         deadline_at=None if request.deadline is None else parse_instant("deadline", request.deadline),
         expires_at=None if request.expires_at is None else parse_instant("expires_at", request.expires_at),
+        traceparent=None if request.traceparent is None else check_traceparent(request.traceparent),
     )
     # One object for all that ask for nothing: stores know it by that.
     return NO_OPTIONS if options == NO_OPTIONS else options

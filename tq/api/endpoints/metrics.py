@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tq.api.http import Request, Response
+from tq.api.negotiate import accepts
 from tq.core.errors import NotFound
 from tq.engine.server import Server
 from tq.metrics.meter import OPENMETRICS, PLAIN, wants_openmetrics
@@ -10,7 +11,8 @@ from tq.metrics.meter import OPENMETRICS, PLAIN, wants_openmetrics
 
 async def get(server: Server, request: Request) -> Response:
     """All metrics, for Prometheus; as OpenMetrics if ``Accept`` names it. Also while the store is away."""
-    openmetrics = wants_openmetrics(request.headers.get("accept", ""))
+    accept = request.headers.get("accept", "")
+    openmetrics = wants_openmetrics(accept) or not accepts(accept, PLAIN)
     if server.write_metrics is None:
         raise NotFound("nothing measures this server")
     text = await server.write_metrics(openmetrics=openmetrics)

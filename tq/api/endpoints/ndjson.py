@@ -29,7 +29,7 @@ from tq.core.errors import (
 from tq.core.keys import Caller
 from tq.core.ops import Submitted
 from tq.core.task import NewTask, State, TaskId
-from tq.core.wire import PAYLOAD_MAX, decode_submit
+from tq.core.wire import PAYLOAD_MAX, decode_submit, traced
 from tq.engine.server import Server
 
 CHUNK_MAX: Final = 500
@@ -108,14 +108,20 @@ def _answer(reply: Submitted | TqError, line: int) -> Accepted | Refused:
     return Refused(line, problem(reply))
 
 
-async def read_chunk(server: Server, caller: Caller, lines: Sequence[bytes | None], first_line: int) -> Chunk:
+async def read_chunk(
+    server: Server,
+    caller: Caller,
+    lines: Sequence[bytes | None],
+    first_line: int,
+    traceparent: str | None = None,
+) -> Chunk:
     """*lines* as a chunk; blank ones are passed over. *first_line* is the number of the first, from 1."""
     chunk = Chunk(first_line)
     for number, line in enumerate(lines, first_line):
         if line is not None and (not line or line.isspace()):
             continue
         try:
-            new = server.new_task(decode_submit(_within_limit(line)))
+            new = server.new_task(traced(decode_submit(_within_limit(line)), traceparent))
             await check_new(server, caller, new)
         except StorageUnavailable:
             raise
@@ -135,15 +141,17 @@ def _within_limit(line: bytes | None) -> bytes:
 
 
 async def open_replies(
-    server: Server, stream: AsyncIterator[bytes], caller: Caller
+    server: Server, stream: AsyncIterator[bytes], caller: Caller, traceparent: str | None = None
 ) -> AsyncGenerator[bytes, None]:
     """The answers to the lines of *stream*, from *caller*, piece by piece.
 
+    Args:
+        traceparent: Of the tasks in lines that name none.
     Raises:
         TqError: Nothing could be stored, so the whole is refused.
         ClientGone: The client left; what it was not answered for may be repeated with the same ids.
     """
-    replies = _replies(server, stream, caller)
+    replies = _replies(server, stream, caller, traceparent)
     first = await anext(replies, b"")
     return _chain(first, replies)
 
@@ -156,7 +164,7 @@ async def _chain(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncGenera
 
 
 async def _replies(
-    server: Server, stream: AsyncIterator[bytes], caller: Caller
+    server: Server, stream: AsyncIterator[bytes], caller: Caller, traceparent: str | None
 ) -> AsyncGenerator[bytes, None]:
     splitter = Splitter()
     line = 1
@@ -166,7 +174,8 @@ async def _replies(
             piece = await _next_piece(server, stream)
             lines = splitter.end() if piece is None else splitter.feed(piece)
             for start in range(0, len(lines), CHUNK_MAX):
-                chunk = await read_chunk(server, caller, lines[start : start + CHUNK_MAX], line)
+                part = lines[start : start + CHUNK_MAX]
+                chunk = await read_chunk(server, caller, part, line, traceparent)
                 stored = await _store(server, caller, chunk.new) if chunk.new else []
                 line += len(lines[start : start + CHUNK_MAX])
                 if chunk.faults:

@@ -9,13 +9,13 @@ from typing import Final
 
 import msgspec
 
-from tq.api.http import Request, Response, json_response
+from tq.api.http import Request, Response, json_response, traceparent_of
 from tq.api.problems import problem_response
 from tq.api.submits import check_known, check_new
 from tq.core.errors import InvalidInput
 from tq.core.task import FINAL, Json, Reason, State, Task, TaskId
 from tq.core.views import format_instant
-from tq.core.wire import SubmitRequest, decode
+from tq.core.wire import SubmitRequest, decode, traced
 from tq.engine.server import Server
 
 TIMED_OUT: Final = "Task timed out or was cancelled"
@@ -36,7 +36,8 @@ async def submit(server: Server, request: Request) -> Response:
     """Store a task; 200 also where it was there already, by the same request."""
     try:
         given = decode(_decoder, request.body)
-        new = server.new_task(SubmitRequest(type=given.type, payload=given.payload, id=given.id))
+        asked = SubmitRequest(type=given.type, payload=given.payload, id=given.id)
+        new = server.new_task(traced(asked, traceparent_of(request)))
     except InvalidInput as fault:
         # The original knew one status for every body that it could not use.
         return problem_response(fault, status=400 if type(fault) is InvalidInput else None)

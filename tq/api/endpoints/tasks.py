@@ -16,6 +16,8 @@ from tq.api.http import (
     Response,
     encode_json,
     json_response,
+    tag_of,
+    traceparent_of,
     unless_gone,
     wait_asked,
     wait_preferred,
@@ -27,9 +29,11 @@ from tq.core.keys import Caller
 from tq.core.ops import RequestKey, Submitted
 from tq.core.task import FINAL, NewTask, State, Task, TaskId
 from tq.core.views import format_instant, task_json
-from tq.core.wire import at_index, decode_batch, decode_submit
+from tq.core.wire import at_index, decode_batch, decode_submit, traced
 from tq.engine.server import Server
 
+_TASK_HEADERS: Final = (("cache-control", "private, no-cache"),)
+"""Whoever keeps a task asks each time whether it is still that."""
 _IDEMPOTENCY_KEY: Final = re.compile(r"[ -~]{1,255}")
 
 
@@ -60,7 +64,7 @@ async def submit(server: Server, request: Request) -> Response:
 
     The answer to ``Prefer: wait=N`` is the whole task, 200 if it has ended.
     """
-    new = server.new_task(decode_submit(request.body))
+    new = server.new_task(traced(decode_submit(request.body), traceparent_of(request)))
     await check_new(server, request.caller, new)
     submitted = await server.submit(new, idempotency_key(request))
     await check_known(server, request.caller, submitted)
@@ -127,7 +131,10 @@ def _created(new: NewTask, submitted: Submitted) -> bytes:
 
 
 async def get(server: Server, request: Request) -> Response:
-    """One task; with ``?wait=N`` once it has ended, or as it is after N seconds."""
+    """One task; with ``?wait=N`` once it has ended, or as it is after N seconds.
+
+    304 if nothing that it shows has changed since the ``ETag`` in ``If-None-Match``.
+    """
     wait = wait_asked(request)
     task_id = task_id_of(request)
     if wait:
@@ -135,7 +142,8 @@ async def get(server: Server, request: Request) -> Response:
     else:
         task = await server.find(task_id)
     found = found_task(task, task_id)
-    return Response(200, task_json(found, cancellable=server.cancellable(found)))
+    body = task_json(found, cancellable=server.cancellable(found))
+    return Response(200, body, _TASK_HEADERS, tag=tag_of(body))
 
 
 def task_id_of(request: Request) -> TaskId:
@@ -170,7 +178,8 @@ async def submit_batch(server: Server, request: Request) -> Response:
         )
     if request.media == NDJSON:
         assert request.stream is not None
-        return Response(200, await open_replies(server, request.stream, request.caller), media=NDJSON)
+        replies = await open_replies(server, request.stream, request.caller, traceparent_of(request))
+        return Response(200, replies, media=NDJSON)
     new = await _new_tasks(server, request)
     submitted = await server.submit_many(new) if new else ()
     for one in submitted:
@@ -182,9 +191,10 @@ async def submit_batch(server: Server, request: Request) -> Response:
 
 async def _new_tasks(server: Server, request: Request) -> list[NewTask]:
     new = []
+    traceparent = traceparent_of(request)
     for index, asked in enumerate(decode_batch(request.body)):
         try:
-            new.append(server.new_task(asked))
+            new.append(server.new_task(traced(asked, traceparent)))
             await check_new(server, request.caller, new[-1])
         except InvalidInput as fault:
             raise at_index(fault, index) from None
