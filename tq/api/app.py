@@ -141,6 +141,8 @@ class HttpConnection(TrioASGIHTTPConnection):
 
     app: Door
     scope: HTTPScope
+    key_id: str | None = None
+    """Of the API key that the request came with, once it is known."""
     _route = ""
 
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
@@ -155,7 +157,9 @@ class HttpConnection(TrioASGIHTTPConnection):
 
     def _answered(self, tally: Tally, duration_ms: float) -> Answered:
         method, path = self.scope["method"], self.scope["path"]
-        return tally.answered(method, self._route, path, duration_ms, self._request_id)
+        return tally.answered(
+            method, self._route, path, duration_ms, request_id=self._request_id, key_id=self.key_id
+        )
 
     async def _serve(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         try:
