@@ -52,7 +52,7 @@ async def test_below_the_root_path_all_is_as_without_it(queue: TaskQueue, autoju
         assert (await api.get("/tq/docs")).status == 200
 
 
-@pytest.mark.parametrize("path", ["/livez", "/tqx/livez", "/tq%2flivez/", "/", "/tq", "/x/tq/livez"])
+@pytest.mark.parametrize("path", ["/livez", "/tqlivez", "/tqx/livez", "/tq%2flivez/", "/", "/tq", "/x/tq/livez"])
 async def test_elsewhere_there_is_nothing(queue: TaskQueue, autojump_clock: Clock, path: str) -> None:
     async with open_api(queue, root_path="/tq") as api:
         assert (await api.get(path)).status == 404
@@ -85,6 +85,14 @@ async def test_a_name_that_was_given_is_known_and_its_pages_may_change_things(
         asked = JSON_TYPE | {"Origin": "https://tasks.example.org"}
         assert (await api.ask("POST", target, b'{"type":"x"}', asked)).status == 201
         assert (await api.get("http://other.example.org/v1/stats")).status == 403
+
+
+async def test_head_is_told_of_as_having_sent_nothing(queue: TaskQueue, autojump_clock: Clock) -> None:
+    told: list[Answered] = []
+    async with open_api(queue, on_request=told.append) as api:
+        await api.ask("HEAD", "/v1/stats")
+        size = len((await api.get("/v1/stats")).body)
+    assert [(one.method, one.sent_bytes) for one in told] == [("HEAD", 0), ("GET", size)]
 
 
 # Traces
