@@ -46,6 +46,31 @@ async def test_metrics_are_plain_text_or_openmetrics(queue: TaskQueue, autojump_
         assert b"# EOF" not in plain.body
 
 
+@pytest.mark.parametrize(
+    ("accept", "media"),
+    [
+        ("text/plain", "text/plain"),
+        ("text/*", "text/plain"),
+        ("*/*", "text/plain"),
+        ("application/openmetrics-text", "application/openmetrics-text"),
+        ("application/openmetrics-text;q=0, */*", "text/plain"),
+        ("application/*", "application/openmetrics-text"),
+    ],
+)
+async def test_whichever_of_the_two_is_accepted_is_given(
+    queue: TaskQueue, autojump_clock: MockClock, accept: str, media: str
+) -> None:
+    async with open_api(queue) as api:
+        answer = await api.get("/metrics", {"Accept": accept})
+        assert (answer.status, answer.headers["content-type"].partition(";")[0]) == (200, media)
+        refused = await api.get("/metrics", {"Accept": "application/json"})
+        assert refused.status == 406
+        assert [each.partition(";")[0] for each in refused.json["accepted"]] == [
+            "text/plain",
+            "application/openmetrics-text",
+        ]
+
+
 async def test_requests_are_counted_by_method_route_and_status(
     queue: TaskQueue, autojump_clock: MockClock
 ) -> None:

@@ -52,7 +52,7 @@ async def test_below_the_root_path_all_is_as_without_it(queue: TaskQueue, autoju
         assert (await api.get("/tq/docs")).status == 200
 
 
-@pytest.mark.parametrize("path", ["/livez", "/tqx/livez", "/tq%2flivez/", "/", "/tq", "/x/tq/livez"])
+@pytest.mark.parametrize("path", ["/livez", "/tqlivez", "/tqx/livez", "/tq%2flivez/", "/tq", "/x/tq/livez"])
 async def test_elsewhere_there_is_nothing(queue: TaskQueue, autojump_clock: Clock, path: str) -> None:
     async with open_api(queue, root_path="/tq") as api:
         assert (await api.get(path)).status == 404
@@ -85,6 +85,14 @@ async def test_a_name_that_was_given_is_known_and_its_pages_may_change_things(
         asked = JSON_TYPE | {"Origin": "https://tasks.example.org"}
         assert (await api.ask("POST", target, b'{"type":"x"}', asked)).status == 201
         assert (await api.get("http://other.example.org/v1/stats")).status == 403
+
+
+async def test_head_is_told_of_as_having_sent_nothing(queue: TaskQueue, autojump_clock: Clock) -> None:
+    told: list[Answered] = []
+    async with open_api(queue, on_request=told.append) as api:
+        await api.ask("HEAD", "/v1/stats")
+        size = len((await api.get("/v1/stats")).body)
+    assert [(one.method, one.sent_bytes) for one in told] == [("HEAD", 0), ("GET", size)]
 
 
 # Traces
@@ -154,10 +162,26 @@ async def test_a_line_of_the_access_log_tells_no_secret_and_cannot_be_forged(
         secret = {"Authorization": "Bearer secret", "X-Request-Id": "r1"}
         await api.ask("POST", "/v1/tasks", b'{"type":"x","payload":"secret"}', JSON_TYPE | secret)
         await api.get("/v1/tasks/secret?wait=0", {"X-Request-Id": "r2"})
+        ticket = (await api.ask("POST", "/v1/tickets")).json["ticket"]
+        secret_query = f"?ticket={ticket}"
+        client = await api.connect()
+        async with client.stream:
+            await client.begin("GET", f"/v1/events{secret_query}", UPGRADE)
+            accepted: Any = await client.event()
+            assert accepted.status_code == 101
+        await api.get(f"/v1/tasks/secret/events?ticket={'f' * 64}")
+        await api.get("/nowhere?secret")
+        written_before = len(written)
         await api.get("/%0d%0aevil%1b[31m%e2%80%ae" + "y" * 200 + "?secret", {"X-Request-Id": "r3"})
-    assert b"secret" not in b"".join(written)
+    for canary in (b"secret", ticket.encode(), b"ffff", b"ticket="):
+        assert canary not in b"".join(written), canary
     assert all(line.isascii() and line.count(b"\n") == 1 for line in written)
-    lines = [json.loads(line) for line in written]
+    # A WebSocket is written down when it is over, whenever its client's leaving is noticed.
+    assert written_before >= 5
+    everything = [json.loads(line) for line in written]
+    [socket] = [line for line in everything if line["method"] == "WEBSOCKET"]
+    assert (socket["route"], socket["status"]) == ("/v1/events", 101)
+    lines = [line for line in everything if line["request_id"] in ("r1", "r2", "r3")]
     kept = [{name: line.get(name) for name in ("method", "route", "status", "request_id")} for line in lines]
     assert kept == [
         {"method": "POST", "route": "/v1/tasks", "status": 201, "request_id": "r1"},
@@ -166,4 +190,4 @@ async def test_a_line_of_the_access_log_tells_no_secret_and_cannot_be_forged(
     ]
     assert lines[2]["path"].startswith("/\\r\\nevil\\x1b[31m\\u202ey")
     assert lines[2]["path"].count("y") == 87
-    assert {line["event"] for line in lines} == {"http.answered"}
+    assert {line["event"] for line in everything} == {"http.answered"}

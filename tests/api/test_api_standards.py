@@ -13,12 +13,15 @@ import trio.testing
 from contract import BY_NAME, check_answer
 from raw_http import JSON_TYPE, NDJSON_TYPE, Answer, open_api
 
+from tq.api.body import BODY_TIMEOUT_S
+from tq.api.http import JSON
 from tq.api.routes import ROUTES, Route
 from tq.context import Context
 from tq.handlers import TaskQueue
 
 Clock = trio.testing.MockClock
 GETS = [route for route in ROUTES if route.method == "GET"]
+WITH_BODY = [route for route in ROUTES if JSON in route.bodies]
 STREAMS = {"/v1/events", "/v1/tasks/{id}/events"}
 ORIGINAL = {"/submit", "/status/{id*}", "/stats"}
 
@@ -131,6 +134,49 @@ async def test_every_problem_has_the_members_of_rfc_9457(queue: TaskQueue, autoj
         assert problem["title"] == problem["code"].replace("_", " ").capitalize()
         assert isinstance(problem["detail"], str)
         assert problem["request_id"] == answer.headers["x-request-id"]
+
+
+@pytest.mark.parametrize("route", named(WITH_BODY))
+async def test_a_body_that_says_it_is_too_large_is_413_and_not_waited_for(
+    route: Route, queue: TaskQueue, autojump_clock: Clock
+) -> None:
+    limit = route.bodies[JSON]
+    assert limit is not None
+    async with open_api(queue) as api:
+        for length, is_too_large in ((limit, False), (limit + 1, True)):
+            client = await api.connect()
+            async with client.stream:
+                await client.begin(route.method, path_of(route), JSON_TYPE | {"Content-Length": str(length)})
+                with trio.move_on_after(BODY_TIMEOUT_S - 1) as waiting:
+                    answer = await client.answer()
+                # One that is not too large is waited for.
+                assert waiting.cancelled_caught is not is_too_large
+        assert (answer.status, answer.json["code"], answer.json["limit"]) == (413, "payload_too_large", limit)
+        check_answer(route, answer)
+
+
+@pytest.mark.parametrize("route", named(WITH_BODY))
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content-Type": "text/plain"},
+        {"Content-Type": "application/x-www-form-urlencoded"},
+        {"Content-Type": "multipart/form-data; boundary=x"},
+        {"Content-Type": "application/json; charset=latin-1"},
+        JSON_TYPE | {"Content-Encoding": "gzip"},
+    ],
+    ids=["text", "form", "parts", "latin-1", "gzip"],
+)
+async def test_a_body_of_another_type_is_415_and_nothing_is_done(
+    route: Route, headers: dict[str, str], queue: TaskQueue, autojump_clock: Clock
+) -> None:
+    async with open_api(queue) as api:
+        await api.post("/v1/tasks", {"id": "t", "type": "x", "delay": 60})
+        before = (await api.get("/v1/stats")).json
+        answer = await api.ask(route.method, path_of(route), b'{"type":"x"}', headers)
+        assert (answer.status, answer.json["code"]) == (415, "unsupported_media_type")
+        check_answer(route, answer)
+        assert (await api.get("/v1/stats")).json == before
 
 
 # Accept

@@ -9,8 +9,9 @@ from typing import Final
 
 import pytest
 
+from tq.api import access, negotiate
 from tq.api.endpoints import lists, schedules
-from tq.api.http import WAIT_MAX_S
+from tq.api.http import WAIT_MAX_S, read_request_id
 from tq.context import CLEANUP_S, Context
 from tq.core import fields, limits, ops, queries, requests, retry, schedule, task
 from tq.core.requests import FILTER_FIELDS, FilterRequest, QueueRequest, ScheduleRequest, UpdateRequest
@@ -220,3 +221,19 @@ CLAIMS = [
 @pytest.mark.parametrize(("name", "claim"), CLAIMS)
 def test_a_number_of_a_page_is_that_of_the_code(name: str, claim: str) -> None:
     assert claim in " ".join(page(name).split())
+
+
+def test_the_numbers_of_headers_and_of_the_access_log_are_true() -> None:
+    said = page("http-api")
+    assert negotiate.COMPRESS_MIN == 1024
+    assert negotiate.COMPRESS_MAX == 8 * 1024 * 1024
+    assert "an answer to a GET of 1 KiB to 8 MiB" in said
+    characters = re.search(r"it is 1 to 128 of `([^`]+)`", said)
+    assert characters is not None
+    allowed = re.sub(r"(.)-(.)", "", characters[1]).replace(" ", "") + "azAZ09"
+    assert read_request_id({"x-request-id": allowed}) == allowed
+    assert read_request_id({"x-request-id": "x" * 128}) is not None
+    assert read_request_id({"x-request-id": "x" * 129}) is None
+    assert access.PATH_MAX == 100
+    assert "the path is cut to 100 characters" in page("security")
+    assert "cut to 100 characters" in page("events")

@@ -67,7 +67,16 @@ class Tally:
             self.sent_bytes += len(message.get("body", b""))
             self.complete = not message.get("more_body", False)
 
-    def answered(self, method: str, route: str, path: str, duration_ms: float, request_id: str) -> Answered:
+    def answered(
+        self,
+        method: str,
+        route: str,
+        path: str,
+        duration_ms: float,
+        *,
+        request_id: str,
+        key_id: str | None,
+    ) -> Answered:
         """What is told of the request, as far as it came."""
         return Answered(
             method=method,
@@ -78,6 +87,7 @@ class Tally:
             complete=self.complete,
             request_id=request_id,
             path="" if route else path[:PATH_MAX],
+            key_id=key_id,
         )
 
 

@@ -166,6 +166,8 @@ class HttpConnection(TrioASGIHTTPConnection):
 
     app: Door
     scope: HTTPScope
+    key_id: str | None = None
+    """Of the API key that the request came with, once it is known."""
     _route = ""
     _told: Headers = ()
     """Headers that every answer has: what the rate of the caller leaves."""
@@ -182,7 +184,9 @@ class HttpConnection(TrioASGIHTTPConnection):
 
     def _answered(self, tally: Tally, duration_ms: float) -> Answered:
         method, path = self.scope["method"], self.scope["path"]
-        return tally.answered(method, self._route, path, duration_ms, self._request_id)
+        return tally.answered(
+            method, self._route, path, duration_ms, request_id=self._request_id, key_id=self.key_id
+        )
 
     async def _serve(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         try:

@@ -99,6 +99,8 @@ class WebSocketConnection(TrioASGIWebsocketConnection):
 
     app: Door
     scope: WebsocketScope
+    key_id: str | None = None
+    """Of the API key that the WebSocket came with, once it is known."""
     _route = ""
 
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
@@ -112,7 +114,10 @@ class WebSocketConnection(TrioASGIWebsocketConnection):
                 await self._serve_or_refuse(receive, tally)
 
     def _answered(self, tally: Tally, duration_ms: float) -> Answered:
-        return tally.answered("WEBSOCKET", self._route, self.scope["path"], duration_ms, self._request_id)
+        path = self.scope["path"]
+        return tally.answered(
+            "WEBSOCKET", self._route, path, duration_ms, request_id=self._request_id, key_id=self.key_id
+        )
 
     async def _serve_or_refuse(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         refused = self._refuse()
