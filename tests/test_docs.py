@@ -148,7 +148,7 @@ def test_the_help_of_every_command_has_examples_that_it_takes(path: str) -> None
 
 
 def test_help_does_not_wait_for_what_is_heavy() -> None:
-    heavy = ("httpx2", "trio", "quart", "apsw", "anyio")
+    heavy = ("httpx2", "trio", "quart", "apsw", "anyio", "rich")
     code = f"import sys, tq.cli.main; print([each for each in {heavy} if each in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
