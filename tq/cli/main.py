@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 import click
 
 from tq import __version__
+from tq.cli.completion import completion_command
 from tq.cli.dead import dead_group
 from tq.cli.exits import EXIT_MEANINGS, Exit, Fault, say
-from tq.cli.options import AHEAD, FOREVER, Duration, asks, examples, is_duration, task_options
+from tq.cli.options import AHEAD, FOREVER, Duration, asks, completes, examples, is_duration, task_options
 from tq.cli.queues import queues_group
 from tq.cli.schedules import schedules_group
-from tq.cli.tasks import tasks_group
+from tq.cli.tasks import tail_command, tasks_group
 from tq.cli.top import top_command
 from tq.cli.workers import workers_command
 from tq.config import SETTINGS, Config, load_config
@@ -79,7 +80,15 @@ def _settings(command: F) -> F:
     """Give *command* a flag for every setting, as text: `tq.config` knows what each may be."""
     for setting in reversed(SETTINGS):
         about = f"{setting.help} [default: {setting.default or 'none'}; variable: {setting.variable}]"
-        command = click.option(setting.flag, setting.name, metavar=setting.metavar, help=about)(command)
+        # HOST:PORT and N|MIN:MAX stand for what is written there; full|relaxed is what is written there.
+        words = setting.metavar.split("|") if setting.metavar.islower() else ()
+        command = click.option(
+            setting.flag,
+            setting.name,
+            metavar=setting.metavar,
+            shell_complete=completes(*words) if words else None,
+            help=about,
+        )(command)
     return command
 
 
@@ -155,7 +164,10 @@ class _SubmitCommand(click.Command):
     "--depends-on", metavar="ID", multiple=True, help="A task that must have ended before; may be repeated."
 )
 @click.option(
-    "--on-dependency-failure", metavar="WHAT", help="If one of these does not succeed: cancel or run."
+    "--on-dependency-failure",
+    metavar="WHAT",
+    shell_complete=completes("cancel", "run"),
+    help="If one of these does not succeed: cancel or run.",
 )
 @task_options
 @click.option(
@@ -191,5 +203,6 @@ def doctor(*, as_json: bool, **flags: str | None) -> Exit:
     return Exit.FAILED if any(check.status is Status.FAIL for check in checks) else Exit.OK
 
 
-for _command in (tasks_group, dead_group, queues_group, schedules_group, workers_command, top_command):
+_GROUPS: Final = (tasks_group, dead_group, queues_group, schedules_group)
+for _command in (*_GROUPS, workers_command, top_command, tail_command, completion_command):
     cli.add_command(_command)

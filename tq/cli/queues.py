@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from tq.cli.exits import Exit
-from tq.cli.options import asks, confirmed, examples
+from tq.cli.options import asks, completes, confirmed, examples
 from tq.config import parse_duration
 
 if TYPE_CHECKING:
@@ -131,7 +131,9 @@ class OrNone(click.ParamType[Any]):
     epilog=examples("tq queues set mail --concurrency 2 --rate 100/60s", "tq queues set mail --rate none"),
 )
 @click.argument("name")
-@click.option("--order", metavar="ORDER", help="strict or aging.")
+@click.option(
+    "--order", metavar="ORDER", shell_complete=completes("strict", "aging"), help="strict or aging."
+)
 @click.option("--concurrency", type=OrNone(click.INT), metavar="N", help="How many run at a time.")
 @click.option("--rate", type=OrNone(Rate()), metavar="N/TIME", help="How often one may start: 100/60s, 5/m.")
 @click.option("--burst", type=click.INT, metavar="N", help="How many may start at once after a quiet time.")
