@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+RELOAD: Final = "--reload"
 DEMO_STORE: Final = "sqlite:///./tq-demo.db"
 """Apart from the default of ``tq serve``: the demo accepts every type, so it would eat real tasks."""
 
@@ -97,23 +98,37 @@ def _config(flags: Mapping[str, str | None]) -> Config:
 
 
 @cli.command(
-    short_help="Run a server for your handlers.", epilog=examples("tq serve tasks:app --workers 2:20")
+    short_help="Run a server for your handlers.",
+    epilog=examples("tq serve tasks:app --workers 2:20", "tq serve --reload"),
 )
 @click.argument("app", required=False, metavar="[MODULE:APP]")
+@click.option(RELOAD, is_flag=True, help="Start again when Python files change, for development.")
 @_settings
-def serve(*, app: str | None, **flags: str | None) -> Exit:
+def serve(*, app: str | None, reload: bool, **flags: str | None) -> Exit:
     """Run a server for the handlers of a TaskQueue.
 
     MODULE:APP names it, as in tasks:app. Alone: the first TaskQueue in app.py or tasks.py of the current
     directory.
     """
     config = _config(flags)
+    if reload:
+        return _reload(config)
     from tq.cli.loading import load_app
 
     queue = load_app(app, Path.cwd())
     from tq.cli.serving import run
 
     return run(queue, config)
+
+
+def _reload(config: Config) -> Exit:
+    from tq.cli.printing import note
+    from tq.cli.reloading import run
+
+    if config.store == "memory:":
+        note("the store is memory: every task is lost when the server starts again")
+    command = [sys.executable, *(word for word in sys.orig_argv[1:] if word != RELOAD)]
+    return run(command, Path.cwd(), os.environ)
 
 
 @cli.command(
