@@ -115,6 +115,7 @@ async def work(shop: Workshop, lease: Lease, worker: Worker) -> None:
             queue=lease.queue,
             attempt=lease.attempt,
             worker=worker.number,
+            trace_id=lease.options.trace_id,
         )
     )
     shop.pool.began(worker, attempt)
