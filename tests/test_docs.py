@@ -147,8 +147,19 @@ def test_the_help_of_every_command_has_examples_that_it_takes(path: str) -> None
         LEAVES[path].make_context(path, words[len(own) :])
 
 
+WITHOUT_JSON = {"tq serve", "tq demo", "tq completion"}
+"""Those that run, or print a script."""
+
+
+def test_every_command_that_prints_data_takes_json() -> None:
+    takes = {
+        path for path, command in LEAVES.items() if any("--json" in each.opts for each in command.params)
+    }
+    assert set(LEAVES) - takes == WITHOUT_JSON
+
+
 def test_help_does_not_wait_for_what_is_heavy() -> None:
-    heavy = ("httpx2", "trio", "quart", "apsw", "anyio")
+    heavy = ("httpx2", "trio", "quart", "apsw", "anyio", "rich")
     code = f"import sys, tq.cli.main; print([each for each in {heavy} if each in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

@@ -164,6 +164,7 @@ def test_a_tail_prints_to_the_end_and_exits_by_the_outcome(at: CallTq) -> None:
     assert at("tasks", "tail", "f").code == 10
     at("submit", "drop", "--id", "d", "--wait")
     assert at("tasks", "tail", "d", "--json").code == 11
+    assert at("tail", "t").out.splitlines()[-1].endswith(" state=succeeded reason=ok attempt=1 result=2")
     assert "[not_found]" in at("tasks", "tail", "nope").refused(8)
     assert "leave them out, or ID" in at("tasks", "tail", "t", "--queue", "q").refused(2)
 

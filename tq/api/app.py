@@ -267,6 +267,7 @@ class HttpConnection(TrioASGIHTTPConnection):
         query = read_query(self.scope["query_string"], route.query) if self.scope["query_string"] else {}
         admitted = self.app.admit(route, headers, query, self.scope)
         self._told = admitted.headers
+        self.key_id = admitted.key_id
         media = ""
         content = b""
         stream = None

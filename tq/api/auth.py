@@ -71,6 +71,11 @@ class Admitted:
         """Whether there is a key, which may be revoked meanwhile."""
         return self.caller.name != ANONYMOUS
 
+    @property
+    def key_id(self) -> str | None:
+        """The id of the key, for the access log."""
+        return self.caller.name if self.is_known else None
+
 
 _ANYBODY_ADMITTED: Final = Admitted(ANYBODY)
 

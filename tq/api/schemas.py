@@ -416,6 +416,7 @@ def _parts() -> dict[str, Schema]:
             "A queue: its rules, and how many of its tasks are in which state.",
             {"queue": NAME, "paused": TRUTH, "order": ref("Order"), **_LIMITS}
             | {"per_key": record("of each key by itself", _LIMITS), "tasks": _BY_STATE},
+            {"pending_since": AT | {"description": "since when the first of its pending tasks may start"}},
         ),
         "FailureGroup": record(
             "Failed tasks of one cause; latest is the one that arrived last.",

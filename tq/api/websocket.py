@@ -137,6 +137,7 @@ class WebSocketConnection(TrioASGIWebsocketConnection):
         try:
             query = read_query(self.scope["query_string"], view.route.query)
             admitted = self.app.admit(view.route, self._headers, query, self.scope)
+            self.key_id = admitted.key_id
             request = Request("GET", self.scope["path"], params, query, self._headers, caller=admitted.caller)
             await view.check(request)
             shut_out = partial(view.wait_shut_out, admitted.caller) if admitted.is_known else None

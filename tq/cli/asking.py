@@ -75,10 +75,16 @@ class Api:
         self._client.close()
 
     def get(
-        self, path: str, query: Mapping[str, object] | None = None, *, has: str = "id", timeout_s: float = 30
+        self,
+        path: str,
+        query: Mapping[str, object] | None = None,
+        *,
+        has: str = "id",
+        timeout_s: float = 30,
+        tries: int = READ_TRIES,
     ) -> dict[str, Any]:
         """The object at *path*, which has a member *has*. Asked again if the server fails to answer."""
-        for tries_left in reversed(range(READ_TRIES)):
+        for tries_left in reversed(range(tries)):
             try:
                 return self._ask("GET", path, query=query, has=has, timeout_s=timeout_s)
             except Lost as lost:

@@ -18,13 +18,15 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 import click
 
 from tq import __version__
+from tq.cli.completion import completion_command
 from tq.cli.dead import dead_group
 from tq.cli.exits import EXIT_MEANINGS, Exit, Fault, say
 from tq.cli.keys import keys_group
-from tq.cli.options import AHEAD, FOREVER, Duration, asks, examples, is_duration, task_options
+from tq.cli.options import AHEAD, FOREVER, Duration, asks, completes, examples, is_duration, task_options
 from tq.cli.queues import queues_group
 from tq.cli.schedules import schedules_group
-from tq.cli.tasks import tasks_group
+from tq.cli.tasks import tail_command, tasks_group
+from tq.cli.top import top_command
 from tq.cli.workers import workers_command
 from tq.config import SETTINGS, Config, load_config
 from tq.core.errors import InvalidInput
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+RELOAD: Final = "--reload"
 DEMO_STORE: Final = "sqlite:///./tq-demo.db"
 """Apart from the default of ``tq serve``: the demo accepts every type, so it would eat real tasks."""
 
@@ -79,7 +82,15 @@ def _settings(command: F) -> F:
     """Give *command* a flag for every setting, as text: `tq.config` knows what each may be."""
     for setting in reversed(SETTINGS):
         about = f"{setting.help} [default: {setting.default or 'none'}; variable: {setting.variable}]"
-        command = click.option(setting.flag, setting.name, metavar=setting.metavar, help=about)(command)
+        # HOST:PORT and N|MIN:MAX stand for what is written there; full|relaxed is what is written there.
+        words = setting.metavar.split("|") if setting.metavar.islower() else ()
+        command = click.option(
+            setting.flag,
+            setting.name,
+            metavar=setting.metavar,
+            shell_complete=completes(*words) if words else None,
+            help=about,
+        )(command)
     return command
 
 
@@ -88,23 +99,37 @@ def _config(flags: Mapping[str, str | None]) -> Config:
 
 
 @cli.command(
-    short_help="Run a server for your handlers.", epilog=examples("tq serve tasks:app --workers 2:20")
+    short_help="Run a server for your handlers.",
+    epilog=examples("tq serve tasks:app --workers 2:20", "tq serve --reload"),
 )
 @click.argument("app", required=False, metavar="[MODULE:APP]")
+@click.option(RELOAD, is_flag=True, help="Start again when Python files change, for development.")
 @_settings
-def serve(*, app: str | None, **flags: str | None) -> Exit:
+def serve(*, app: str | None, reload: bool, **flags: str | None) -> Exit:
     """Run a server for the handlers of a TaskQueue.
 
     MODULE:APP names it, as in tasks:app. Alone: the first TaskQueue in app.py or tasks.py of the current
     directory.
     """
     config = _config(flags)
+    if reload:
+        return _reload(config)
     from tq.cli.loading import load_app
 
     queue = load_app(app, Path.cwd())
     from tq.cli.serving import run
 
     return run(queue, config)
+
+
+def _reload(config: Config) -> Exit:
+    from tq.cli.printing import note
+    from tq.cli.reloading import run
+
+    if config.store == "memory:":
+        note("the store is memory: every task is lost when the server starts again")
+    command = [sys.executable, *(word for word in sys.orig_argv[1:] if word != RELOAD)]
+    return run(command, Path.cwd(), os.environ)
 
 
 @cli.command(
@@ -155,7 +180,10 @@ class _SubmitCommand(click.Command):
     "--depends-on", metavar="ID", multiple=True, help="A task that must have ended before; may be repeated."
 )
 @click.option(
-    "--on-dependency-failure", metavar="WHAT", help="If one of these does not succeed: cancel or run."
+    "--on-dependency-failure",
+    metavar="WHAT",
+    shell_complete=completes("cancel", "run"),
+    help="If one of these does not succeed: cancel or run.",
 )
 @task_options
 @click.option(
@@ -191,5 +219,6 @@ def doctor(*, as_json: bool, **flags: str | None) -> Exit:
     return Exit.FAILED if any(check.status is Status.FAIL for check in checks) else Exit.OK
 
 
-for _command in (tasks_group, dead_group, queues_group, schedules_group, workers_command, keys_group):
+_GROUPS: Final = (tasks_group, dead_group, queues_group, schedules_group, keys_group)
+for _command in (*_GROUPS, workers_command, top_command, tail_command, completion_command):
     cli.add_command(_command)

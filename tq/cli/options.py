@@ -16,6 +16,7 @@ import click
 
 from tq.cli.exits import Exit
 from tq.config import parse_duration, parse_rate
+from tq.core.task import PRIORITIES, State
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -102,6 +103,19 @@ def rate_text(rate: Mapping[str, Any] | None) -> str | None:
     return f"{rate['limit']}/{rate['period']:g}s{burst}"
 
 
+# What a shell completes
+
+
+def completes(*words: str) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    """For ``shell_complete``: *words*, also as the next of several with commas between them."""
+
+    def complete(ctx: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
+        before, comma, last = typed.rpartition(",")
+        return [before + comma + word for word in words if word.startswith(last)]
+
+    return complete
+
+
 # The server
 
 json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -133,7 +147,12 @@ def asks(command: F) -> F:
 # Which tasks
 
 FILTERS: Final = (
-    click.option("--state", metavar="STATE[,STATE…]", help="In these; also: waiting, ended."),
+    click.option(
+        "--state",
+        metavar="STATE[,STATE…]",
+        shell_complete=completes(*State, "waiting", "ended"),
+        help="In these; also: waiting, ended.",
+    ),
     click.option("--queue", metavar="NAME", help="In this queue."),
     click.option("--type", "type", metavar="NAME", help="Of this type."),
     click.option("--key", metavar="KEY", help="With this key."),
@@ -195,7 +214,10 @@ TASK_OPTIONS: Final = (
     click.option("--payload", metavar="TEXT|@FILE|-", help="The payload as JSON: here, in a file, on stdin."),
     click.option("--queue", metavar="NAME", help="The queue. [default: the handler's]"),
     click.option(
-        "--priority", metavar="N", help="-100 to 100, or low, normal, high, critical; higher first."
+        "--priority",
+        metavar="N",
+        shell_complete=completes(*PRIORITIES),
+        help="-100 to 100, or low, normal, high, critical; higher first.",
     ),
     click.option("--timeout", type=Duration(), help="How long an attempt may take."),
     click.option("--max-attempts", metavar="N", type=int, help="How often it is tried before it has failed."),
@@ -209,9 +231,17 @@ TASK_OPTIONS: Final = (
     ),
     click.option("--unique-key", metavar="KEY", help="One task of its type at a time has this key."),
     click.option(
-        "--unique-while", metavar="STATE", help="queued: until it starts; active: until it has ended."
+        "--unique-while",
+        metavar="STATE",
+        shell_complete=completes("queued", "active"),
+        help="queued: until it starts; active: until it has ended.",
     ),
-    click.option("--on-conflict", metavar="WHAT", help="If the key is taken: existing, reject or replace."),
+    click.option(
+        "--on-conflict",
+        metavar="WHAT",
+        shell_complete=completes("existing", "reject", "replace"),
+        help="If the key is taken: existing, reject or replace.",
+    ),
 )
 
 

@@ -109,10 +109,10 @@ def table_lines(titles: Sequence[str], rows: Sequence[Row], *, width: int, now: 
     return [GAP.join(_padded(*pair) for pair in zip(line, widths, strict=True)).rstrip() for line in lines]
 
 
-def fitted(widths: Sequence[int], room: int) -> list[int]:
-    """*widths* made narrower until they fit into *room*: the widest gives first, none its last few."""
+def fitted(widths: Sequence[int], room: int, *, least: int = COLUMN_MIN) -> list[int]:
+    """*widths* made narrower until they fit into *room*: the widest gives first, none its last *least*."""
     widths = list(widths)
-    while sum(widths) > room and max(widths) > COLUMN_MIN:
+    while sum(widths) > room and max(widths) > least:
         widths[widths.index(max(widths))] -= 1
     return widths
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from tq.cli.exits import Exit
-from tq.cli.options import Rate, asks, confirmed, examples, rate_text
+from tq.cli.options import Rate, asks, completes, confirmed, examples, rate_text
 
 if TYPE_CHECKING:
     from tq.cli.asking import Api
@@ -100,7 +100,9 @@ class OrNone(click.ParamType[Any]):
     epilog=examples("tq queues set mail --concurrency 2 --rate 100/60s", "tq queues set mail --rate none"),
 )
 @click.argument("name")
-@click.option("--order", metavar="ORDER", help="strict or aging.")
+@click.option(
+    "--order", metavar="ORDER", shell_complete=completes("strict", "aging"), help="strict or aging."
+)
 @click.option("--concurrency", type=OrNone(click.INT), metavar="N", help="How many run at a time.")
 @click.option("--rate", type=OrNone(Rate()), metavar="N/TIME", help="How often one may start: 100/60s, 5/m.")
 @click.option("--burst", type=click.INT, metavar="N", help="How many may start at once after a quiet time.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from tq.cli.exits import Exit
-from tq.cli.options import Duration, asks, examples, task_options
+from tq.cli.options import Duration, asks, completes, examples, task_options
 
 if TYPE_CHECKING:
     from tq.cli.asking import Api
@@ -105,7 +105,12 @@ def show_command(*, api: Api, name: str, as_json: bool) -> None:
 @click.option("--cron", metavar="TEXT", help="Minute, hour, day of month, month, day of week; or @daily, …")
 @click.option("--tz", metavar="ZONE", help="The time zone of --cron. [default: UTC]")
 @click.option("--every", type=Duration(), help="Instead of --cron: how long from tick to tick.")
-@click.option("--overlap", metavar="WHAT", help="While the last task has not ended: skip or allow.")
+@click.option(
+    "--overlap",
+    metavar="WHAT",
+    shell_complete=completes("skip", "allow"),
+    help="While the last task has not ended: skip or allow.",
+)
 @click.option("--misfire-grace", type=Duration(), help="How late a tick may be.")
 @task_options
 @asks

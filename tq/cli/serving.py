@@ -37,6 +37,7 @@ from tq.handlers import TaskQueue
 from tq.logs import Log, open_log, printable, route_libraries
 from tq.metrics.meter import Meter
 from tq.storage.store import Store, open_store
+from tq.tracing import find_tracing
 
 T = TypeVar("T")
 
@@ -134,6 +135,7 @@ async def _serve(
         run_handler=run_handler,
         emit=emit,
         spawn=None if queue.reference is None else python_child(queue.reference),
+        tracing=find_tracing(),
     )
     traffic = Traffic()
     app = make_app(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from copy import copy
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
@@ -133,8 +134,10 @@ def _branches(root: dict[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
         left += [(depth + 1, child) for child in reversed(task["children"])]
 
 
-@tasks_group.command(
-    "tail", epilog=examples("tq tasks tail task-0199 && echo done", "tq tasks tail --queue mail --json")
+@click.command(
+    "tail",
+    short_help="Print what happens, to one task or to all.",
+    epilog=examples("tq tail task-0199 && echo done", "tq tail --queue mail --json"),
 )
 @click.argument("task_id", metavar="[ID]", required=False)
 @click.option("--queue", metavar="NAME", help="What happens to tasks of this queue.")
@@ -153,6 +156,11 @@ def tail_command(*, api: Api, task_id: str | None, as_json: bool, **query: str |
     if any(query.values()):
         raise click.UsageError("--queue and --type are of all tasks: leave them out, or ID")
     return tail_one(api, task_id, as_json=as_json)
+
+
+_tail_of_tasks = copy(tail_command)
+_tail_of_tasks.epilog = examples("tq tasks tail task-0199 && echo done", "tq tasks tail --queue mail --json")
+tasks_group.add_command(_tail_of_tasks)
 
 
 # Changing

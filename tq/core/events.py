@@ -19,12 +19,13 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_f
 
 
 class TaskSubmitted(Event, frozen=True, tag="task.submitted"):
-    """A task was stored."""
+    """A task was stored. ``trace_id`` is of the trace that it was submitted in, if there is one."""
 
     task_id: TaskId
     type: str
     queue: str
     state: State
+    trace_id: str | None = None
 
 
 class TaskStarted(Event, frozen=True, tag="task.started"):
@@ -35,6 +36,7 @@ class TaskStarted(Event, frozen=True, tag="task.started"):
     queue: str
     attempt: int
     worker: int
+    trace_id: str | None = None
 
 
 class AttemptFinished(Event, frozen=True, tag="attempt.finished"):
@@ -54,6 +56,7 @@ class AttemptFinished(Event, frozen=True, tag="attempt.finished"):
     wait_ms: int
     error_code: str | None = None
     retry_at: int | None = None
+    trace_id: str | None = None
 
 
 class TaskCancelled(Event, frozen=True, tag="task.cancelled"):

@@ -250,6 +250,11 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     traceparent: str | None = None
 
     @property
+    def trace_id(self) -> str | None:
+        """The trace that ``traceparent`` is of."""
+        return None if self.traceparent is None else self.traceparent.split("-")[1]
+
+    @property
     def stop_at(self) -> int | None:
         """The instant after which the task may not wait any more."""
         if self.deadline_at is None or self.expires_at is None:

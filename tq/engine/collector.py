@@ -156,6 +156,7 @@ def _finished(result: Result, op: Finish | ops.Crash, reply: Finished) -> Attemp
         wait_ms=max(0, result.started_at - lease.run_at),
         error_code=op.error.type if failed and op.error else None,
         retry_at=op.run_at if isinstance(op, Finish) and reply.state is State.RETRYING else None,
+        trace_id=lease.options.trace_id,
     )
 
 

@@ -169,7 +169,12 @@ class Feed:
             self._changed(Change(reply.replaced, State.CANCELLED), now)
         self._emit(
             events.TaskSubmitted(
-                at=now, task_id=reply.task_id, type=task.type, queue=task.queue, state=reply.state
+                at=now,
+                task_id=reply.task_id,
+                type=task.type,
+                queue=task.queue,
+                state=reply.state,
+                trace_id=task.options.trace_id,
             )
         )
         self._moved(reply.task_id, reply.state, task.run_at)

@@ -33,6 +33,7 @@ from tq.engine.processes import Spawn
 from tq.engine.watchers import Watchers
 from tq.handlers import Runs, TaskQueue
 from tq.storage.store import Store
+from tq.tracing import Tracing
 
 R = TypeVar("R")
 
@@ -91,6 +92,7 @@ class Server:
         run_handler: RunSync,
         emit: Callable[[Event], None],
         spawn: Spawn | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         in_processes = queue.types_that_run(Runs.PROCESS)
         if in_processes and spawn is None:
@@ -111,6 +113,7 @@ class Server:
         self.run_sync = run_sync
         self.run_handler = run_handler
         self.spawn = spawn
+        self.tracing = tracing
         self.new_id = IdMaker(clock, random)
         self.id = ServerId(f"server-{random.getrandbits(64):016x}")
         self.watchers = Watchers(clock, self.id, emit)
@@ -155,12 +158,13 @@ class Server:
         Raises:
             UnknownType, PayloadInvalid, PayloadTooLarge, InvalidInput: What is wrong, naming the field.
         """
-        return self.queue.new_task(
+        new = self.queue.new_task(
             request,
             new_id=self.new_id(),
             now=self.clock.now_ms(),
             timeout_ms=self.timeout_ms,
         )
+        return new if self.tracing is None else self.tracing.submitted(new)
 
     async def submit(self, new: NewTask, request: RequestKey | None = None) -> Submitted:
         """Store *new*; durable when this returns. The reply names the task, which may be another one.

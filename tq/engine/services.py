@@ -157,6 +157,7 @@ class Services:
             tell=server.watchers.tell,
             inbox=inbox,
             outbox=self._outbox,
+            tracing=server.tracing,
         )
         self._dispatcher = Dispatcher(
             server.ledger,

@@ -28,6 +28,7 @@ from tq.engine.outcomes import outcome_of, refused, success, traceback_of
 from tq.engine.pool import Attempt, Pool, Result, Stop, Worker
 from tq.engine.processes import Children
 from tq.handlers import Handler, Runs, TaskQueue
+from tq.tracing import Tracing
 
 OVERSEE_EVERY_S: Final = 0.25
 
@@ -47,6 +48,7 @@ class Workshop:
     tell: Tell
     inbox: trio.MemoryReceiveChannel[Lease]
     outbox: trio.MemorySendChannel[Result | trio.Event]
+    tracing: Tracing | None
 
 
 async def run_workers(shop: Workshop) -> None:
@@ -115,11 +117,17 @@ async def work(shop: Workshop, lease: Lease, worker: Worker) -> None:
             queue=lease.queue,
             attempt=lease.attempt,
             worker=worker.number,
+            trace_id=lease.options.trace_id,
         )
     )
     shop.pool.began(worker, attempt)
     try:
-        outcome = await run_attempt(shop, attempt)
+        if shop.tracing is None:
+            outcome = await run_attempt(shop, attempt)
+        else:
+            with shop.tracing.attempt(lease) as tell:
+                outcome = await run_attempt(shop, attempt)
+                tell(outcome)
     finally:
         shop.pool.ended(worker, attempt)
     if not attempt.concluded:

@@ -20,6 +20,7 @@ from tq.engine.services import FrontDoor, run_server
 from tq.handlers import Runs, TaskQueue
 from tq.storage.memory import MemoryStore
 from tq.storage.store import Store
+from tq.tracing import Tracing
 
 T = TypeVar("T")
 
@@ -68,6 +69,7 @@ async def open_server(
     front_door: Callable[[Server], FrontDoor] | None = None,
     exit_now: Callable[[int], object] = refuse_exit,
     spawn: Spawn | None = None,
+    tracing: Tracing | None = None,
 ) -> AsyncIterator[Server]:
     """A running server with *queue*'s handlers; leaving the block shuts it down in order.
 
@@ -90,6 +92,7 @@ async def open_server(
         run_handler=run_inline,
         emit=emit,
         spawn=spawn,
+        tracing=tracing,
     )
     async with trio.open_nursery() as nursery:
         door = None if front_door is None else front_door(server)

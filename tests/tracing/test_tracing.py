@@ -1,0 +1,149 @@
+"""Spans of submits and attempts, as an exporter of OpenTelemetry gets them; and none where it is not used."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import pytest
+import trio.testing
+from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind, StatusCode
+
+from tq.context import Context
+from tq.handlers import TaskQueue
+from tq.testing.kit import finished, open_server, submit
+from tq.tracing import Tracing
+
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+SPAN = "00f067aa0ba902b7"
+SECRET = "canary-7f3a9c51"
+
+
+class Spans:
+    """A tracing whose spans are kept here once they have ended."""
+
+    def __init__(self) -> None:
+        self._exporter = InMemorySpanExporter()
+        provider = TracerProvider()
+        provider.add_span_processor(SimpleSpanProcessor(self._exporter))
+        self.tracing = Tracing(provider)
+
+    def of(self, kind: SpanKind) -> Sequence[ReadableSpan]:
+        return [span for span in self._exporter.get_finished_spans() if span.kind is kind]
+
+
+@pytest.fixture
+def spans() -> Spans:
+    return Spans()
+
+
+@pytest.fixture
+def queue() -> TaskQueue:
+    queue = TaskQueue()
+
+    @queue.task("report", queue="slow", max_attempts=2, retry={"base": 1, "jitter": 0})
+    async def report(secret: str, ctx: Context) -> str:
+        if ctx.attempt == 1:
+            raise ValueError(secret)
+        return f"{trace.get_current_span().get_span_context().span_id:016x}"
+
+    @queue.task("plain")
+    def plain() -> str:
+        return f"{trace.get_current_span().get_span_context().span_id:016x}"
+
+    return queue
+
+
+def ids(span: ReadableSpan) -> tuple[str, str]:
+    context = span.get_span_context()
+    assert context is not None
+    return f"{context.trace_id:032x}", f"{context.span_id:016x}"
+
+
+async def test_a_submit_is_a_span_below_that_of_its_request_and_is_kept_with_the_task(
+    queue: TaskQueue, spans: Spans, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with open_server(queue, tracing=spans.tracing) as server:
+        task_id = await submit(server, type="plain", traceparent=f"00-{TRACE}-{SPAN}-01")
+        task = await finished(server, task_id)
+    (span,) = spans.of(SpanKind.PRODUCER)
+    assert span.name == "submit plain"
+    assert span.parent is not None
+    assert f"{span.parent.span_id:016x}" == SPAN
+    assert ids(span)[0] == TRACE
+    assert task.options.traceparent == f"00-{TRACE}-{ids(span)[1]}-01"
+    assert dict(span.attributes or {}) == {
+        "messaging.system": "tq",
+        "messaging.operation.type": "send",
+        "messaging.destination.name": "default",
+        "messaging.message.id": task_id,
+        "tq.type": "plain",
+    }
+
+
+async def test_each_attempt_is_a_span_of_its_own_trace_linked_to_the_submit(
+    queue: TaskQueue, spans: Spans, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with open_server(queue, tracing=spans.tracing) as server:
+        task = await finished(server, await submit(server, type="report", payload={"secret": SECRET}))
+    (sent,) = spans.of(SpanKind.PRODUCER)
+    first, second = spans.of(SpanKind.CONSUMER)
+    assert [span.name for span in (first, second)] == ["process report"] * 2
+    for span in (first, second):
+        (link,) = span.links
+        assert (f"{link.context.trace_id:032x}", f"{link.context.span_id:016x}") == ids(sent)
+        assert span.parent is None
+    assert len({ids(span)[0] for span in (sent, first, second)}) == 3
+    assert [(span.attributes or {})["tq.attempt"] for span in (first, second)] == [1, 2]
+    assert [(span.attributes or {})["tq.outcome"] for span in (first, second)] == ["failure", "success"]
+    assert (first.status.status_code, first.status.description) == (StatusCode.ERROR, "error")
+    assert (first.attributes or {})["error.type"] == "ValueError"
+    assert second.status.status_code is StatusCode.UNSET
+    assert task.result == f'"{ids(second)[1]}"', "current while the handler runs"
+    assert not [span for span in (sent, first, second) if SECRET in span.to_json()]
+
+
+async def test_the_span_is_the_current_one_in_a_plain_handler_too(
+    queue: TaskQueue, spans: Spans, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with open_server(queue, tracing=spans.tracing) as server:
+        task = await finished(server, await submit(server, type="plain"))
+    (span,) = spans.of(SpanKind.CONSUMER)
+    assert task.result == f'"{ids(span)[1]}"'
+
+
+async def test_without_tracing_a_task_keeps_the_span_it_came_with(
+    queue: TaskQueue, autojump_clock: trio.testing.MockClock
+) -> None:
+    given = f"00-{TRACE}-{SPAN}-01"
+    async with open_server(queue) as server:
+        task = await finished(server, await submit(server, type="plain", traceparent=given))
+    assert task.options.traceparent == given
+
+
+@pytest.mark.parametrize(
+    ("first", "found"),
+    [
+        ("", "None False"),
+        ("import opentelemetry.trace", "None True"),
+        (
+            "from opentelemetry import trace; from opentelemetry.sdk.trace import TracerProvider;"
+            " trace.set_tracer_provider(TracerProvider())",
+            "Tracing True",
+        ),
+    ],
+)
+def test_nothing_is_imported_or_traced_unless_something_else_has_set_it_up(first: str, found: str) -> None:
+    code = f"""{first}
+import sys, tq.cli.serving
+from tq.tracing import find_tracing
+tracing = find_tracing()
+print("None" if tracing is None else type(tracing).__name__, "opentelemetry" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == found
