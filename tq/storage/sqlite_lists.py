@@ -16,8 +16,7 @@ import msgspec
 from tq.core.queries import FailureGroup, ListTasks, PayloadMatch, TaskPage
 from tq.core.task import FINAL, HISTORY_MAX, AttemptError, Json, State, Task
 from tq.storage import sqlite_sql as sql
-from tq.storage.sqlite_sql import RUNNING, STATE_CODE, to_json
-from tq.storage.sqlite_task import task_of
+from tq.storage.records import RUNNING, STATE_CODE, STORE_LANE, task_of, to_json
 
 SCAN_MAX: Final = 10_000
 """Candidates that one page looks at."""
@@ -186,7 +185,7 @@ class _Search:
             yield self._by_states(sizes)
         if self._lanes is not None:
             size = self._db.execute(SELECT_SIZE_OF_LANES, (to_json(self._lanes),)).get
-            yield size, tuple(BY_LANE.format(lane) for lane in self._lanes or [sql.STORE_LANE])
+            yield size, tuple(BY_LANE.format(lane) for lane in self._lanes or [STORE_LANE])
         for name, statement in BY_VALUE.items():
             if name in self._bindings:
                 counted = f"SELECT count(*) FROM ({statement} LIMIT {SCAN_MAX + 1})"
