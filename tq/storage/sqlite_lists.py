@@ -16,6 +16,7 @@ import msgspec
 from tq.core.queries import FailureGroup, ListTasks, PayloadMatch, TaskPage
 from tq.core.task import FINAL, HISTORY_MAX, AttemptError, Json, State, Task
 from tq.storage import sqlite_sql as sql
+from tq.storage.matching import is_in
 from tq.storage.records import RUNNING, STATE_CODE, STORE_LANE, task_of, to_json
 
 SCAN_MAX: Final = 10_000
@@ -159,7 +160,7 @@ class _Search:
             following = self._floor() or floor
         tasks, cut_at = self._tasks(seqs)
         if self._wanted.payload is not None:
-            tasks = [task for task in tasks if _is_in(self._wanted.payload, task.payload)]
+            tasks = [task for task in tasks if is_in(self._wanted.payload, task.payload)]
         return TaskPage(tuple(tasks), cut_at or following)
 
     # Candidates
@@ -303,13 +304,3 @@ def _kind_of(text: Json) -> tuple[str, str | int | float | None]:
             return "array", None
         case _:
             return "object", None
-
-
-def _is_in(wanted: PayloadMatch, payload: Json) -> bool:
-    value: Any = msgspec.json.decode(payload)
-    for name in wanted.path:
-        if not isinstance(value, dict) or name not in value:
-            return False
-        value = value[name]
-    # As text, so that 1 is not true and 1.0 is not 1.
-    return msgspec.json.encode(value).decode() in wanted.values
