@@ -16,9 +16,9 @@ from tq.clock import IdMaker, SystemClock
 from tq.core.ops import BATCH_MAX, SubmitMany
 from tq.core.retry import RetryPolicy
 from tq.core.task import NewTask
+from tq.storage.records import policy_text
 from tq.storage.sqlite import SqliteStore
 from tq.storage.sqlite_file import open_writer
-from tq.storage.sqlite_sql import policy_text
 
 INSERT = """
 INSERT INTO tasks (seq, id, lane, state, priority, run_at, max_attempts, timeout_ms, created_at, retry,

@@ -124,7 +124,9 @@ def _parse(setting: Setting, source: str, text: str) -> object:
         return setting.parse(text)
     except ValueError as error:
         reason = str(error) or f"it must be {setting.form}"
-        raise InvalidInput(f"{source}: {text!r} is not allowed: {reason}", field=setting.name) from None
+        raise InvalidInput(
+            f"{source}: {without_password(text)!r} is not allowed: {reason}", field=setting.name
+        ) from None
 
 
 def _read_file(path: Path) -> dict[str, str]:
@@ -252,10 +254,21 @@ def _is_loopback(host: str) -> bool:
 
 
 def _store(text: str) -> str:
-    scheme, separator, path = text.partition(":///")
-    if text != "memory:" and not (scheme == "sqlite" and separator and path):
+    is_file = text.startswith("sqlite:///") and text != "sqlite:///"
+    if text != "memory:" and not is_file and not is_on_postgres(text):
         raise ValueError
     return text
+
+
+def is_on_postgres(store: str) -> bool:
+    """Whether that is the URL of a store on PostgreSQL."""
+    return store.startswith(("postgresql://", "postgres://"))
+
+
+def without_password(text: str) -> str:
+    """*text*, which may be a URL, as it may be shown."""
+    text = re.sub(r"(//[^:/?#@]*):.*@", r"\1:***@", text)
+    return re.sub(r"([?&](?:ssl)?password=)[^&]*", r"\1***", text)
 
 
 def _hosts(text: str) -> frozenset[str]:
@@ -283,7 +296,7 @@ SETTINGS: Final = (
     Setting(
         name="store",
         default="sqlite:///./tq.db",
-        form="sqlite:///./tq.db, sqlite:////var/lib/tq.db or memory:",
+        form="sqlite:///./tq.db, sqlite:////var/lib/tq.db, postgresql://user@host/database or memory:",
         help="Where tasks are kept.",
         metavar="URL",
         parse=_store,

@@ -24,8 +24,8 @@ import msgspec
 
 from tq import __version__
 from tq.api.serve import CannotListen, bind_sockets
-from tq.config import Config
-from tq.core.errors import StorageError
+from tq.config import Config, is_on_postgres
+from tq.core.errors import StorageError, TqError
 from tq.storage.sqlite_file import open_reader, schema_version, told_as_ours
 
 LIBRARIES: Final = ("trio", "quart", "quart-trio", "hypercorn", "msgspec", "click", "httpx2")
@@ -71,6 +71,8 @@ def examine(config: Config, *, timer: Callable[[], float]) -> list[Check]:
         found = "memory: nothing outlives the server"
         checks.append(Check("store", Status.WARN, found, "use sqlite:///PATH to keep tasks"))
         return checks
+    if is_on_postgres(config.store):
+        return [*checks, check_postgres(config)]
     path = Path(config.store.partition(":///")[2]).resolve()
     if not path.parent.is_dir():
         found = f"the folder {path.parent} is not there"
@@ -213,6 +215,25 @@ def check_sync(folder: Path, timer: Callable[[], float]) -> Check:
     return Check(
         "disk", Status.WARN, found, "single submits wait that long: submit in batches, or use an SSD"
     )
+
+
+def check_postgres(config: Config) -> Check:
+    """Whether the PostgreSQL store lets us in and is set up as a store must be. It is not changed."""
+    try:
+        from tq.storage.postgres_link import close_quietly, connect, parse_url
+        from tq.storage.postgres_schema import describe
+    except ModuleNotFoundError:
+        return Check("store", Status.FAIL, "psycopg is not installed", "pip install 'tq[postgres]'")
+    try:
+        target = parse_url(config.store)
+        db = connect(target, application="tq doctor", durable=config.durability == "full")
+        try:
+            return Check("store", Status.OK, describe(db, target))
+        finally:
+            close_quietly(db)
+    except TqError as error:
+        found, _, advice = error.message.rpartition(": ")
+        return Check("store", Status.FAIL, found or advice, advice)
 
 
 def check_store(path: Path) -> Check:

@@ -16,16 +16,26 @@ from tq.storage.memory import MemoryStore
 from tq.storage.sqlite import SqliteStore
 from tq.storage.store import Store
 
-STORES: dict[str, Callable[[Path], Store]] = {
-    "memory": lambda folder: MemoryStore(),
-    "sqlite": lambda folder: SqliteStore(folder / "tq.db"),
+pytest_plugins = ("postgres_kit",)
+
+
+def _in_folder(request: pytest.FixtureRequest) -> Path:
+    folder: Path = request.getfixturevalue("tmp_path")
+    return folder
+
+
+STORES: dict[str, Callable[[pytest.FixtureRequest], Store]] = {
+    "memory": lambda request: MemoryStore(),
+    "sqlite": lambda request: SqliteStore(_in_folder(request) / "tq.db"),
+    # Its server is started where it is first asked for, and not where only others are tested.
+    "postgres": lambda request: request.getfixturevalue("open_empty_postgres")(),
 }
 
 
 @pytest.fixture(params=STORES)
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+def store(request: pytest.FixtureRequest) -> Iterator[Store]:
     """Whatever the test did with it, its counters must equal a recount of its tasks."""
-    opened = STORES[request.param](tmp_path)
+    opened = STORES[request.param](request)
     try:
         yield opened
         assert recount(opened) == opened.read(GetStats()).lanes

@@ -15,7 +15,7 @@ pytest_plugins = ("every_store",)
 
 
 def test_contract_runs_on_every_kind_of_store(request: pytest.FixtureRequest, store: Store) -> None:
-    assert request.node.name.endswith(("[memory]", "[sqlite]"))
+    assert request.node.name.endswith(("[memory]", "[sqlite]", "[postgres]"))
 
 
 def test_empty_batch_is_answered_with_nothing(store: Store) -> None:

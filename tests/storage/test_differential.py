@@ -1,4 +1,4 @@
-"""Random batches to the model and to SQLite alike: equal replies, equal snapshots, at every step.
+"""Random batches to the model and to each other store alike: equal replies, equal snapshots, at every step.
 
 To replay one run: ``pytest "tests/storage/test_differential.py" -k "[SEED]"``; any seed works, see SEEDS.
 """
@@ -6,6 +6,7 @@ To replay one run: ``pytest "tests/storage/test_differential.py" -k "[SEED]"``; 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from tq.core.ops import AnyOp, Reply
 from tq.storage.memory import MemoryStore
 from tq.storage.sqlite import SqliteStore
 from tq.storage.store import Store
+
+pytest_plugins = ("postgres_kit",)
 
 SEEDS = (11, 15, 24, 25, 44)
 """Of the first fifty these meet all of ALL_SEEN at least twice."""
@@ -106,10 +109,10 @@ def swept(count: int, more: bool) -> set[str]:
     return {"done" if count else "nothing"} | ({"more"} if more else set())
 
 
-def run(seed: int, model: Store, path: Path) -> Counter[str]:
+def run(seed: int, model: Store, open_store: Callable[[], Store]) -> Counter[str]:
     """Drive both stores through BATCHES; what was seen."""
     chooser, seen = Chooser(seed, model), Counter[str]()
-    store = SqliteStore(path)
+    store = open_store()
     try:
         for step in range(BATCHES):
             batch = chooser.batch()
@@ -119,7 +122,7 @@ def run(seed: int, model: Store, path: Path) -> Counter[str]:
             assert store.unsettled or not model.unsettled, where
             if step % 40 == 17:
                 store.close()
-                store = SqliteStore(path)
+                store = open_store()
             assert store.snapshot() == model.snapshot(), where
             for query in chooser.questions():
                 assert store.read(query) == model.read(query), f"{query} after {where}"
@@ -139,7 +142,14 @@ def seen() -> Counter[str]:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_sqlite_does_what_the_model_does(seed: int, tmp_path: Path, seen: Counter[str]) -> None:
-    seen.update(run(seed, MemoryStore(), tmp_path / "tq.db"))
+    seen.update(run(seed, MemoryStore(), lambda: SqliteStore(tmp_path / "tq.db")))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_postgres_does_what_the_model_does(
+    seed: int, open_empty_postgres: Callable[[], Store], seen: Counter[str]
+) -> None:
+    seen.update(run(seed, MemoryStore(), open_empty_postgres))
 
 
 def test_the_runs_met_everything_there_is(seen: Counter[str]) -> None:

@@ -1,4 +1,4 @@
-"""Random rules, keys and claims to the model and to SQLite alike: equal replies at every step.
+"""Random rules, keys and claims to the model and to each other store alike: equal replies at every step.
 
 The twin of test_differential.py, in a world of few tasks and many rules, where most of what happens is that
 something is held back. To replay one run: ``pytest tests/storage/test_differential_claims.py -k "[SEED]"``.
@@ -7,6 +7,7 @@ something is held back. To replay one run: ``pytest tests/storage/test_different
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -21,6 +22,8 @@ from tq.core.task import Lease, ServerId, State, TaskId
 from tq.storage.memory import MemoryStore
 from tq.storage.sqlite import SqliteStore
 from tq.storage.store import Store
+
+pytest_plugins = ("postgres_kit",)
 
 SEEDS = (1, 2, 3)
 BATCHES = 150
@@ -154,9 +157,9 @@ class Chooser:
     # fmt: on
 
 
-def things_met(store: SqliteStore, answer: Reply | TqError) -> set[str]:
-    """What is to be ticked off in ALL_SEEN."""
-    if not isinstance(answer, ops.Claimed):
+def things_met(store: Store, answer: Reply | TqError) -> set[str]:
+    """What is to be ticked off in ALL_SEEN, as far as SQLite shows it."""
+    if not isinstance(answer, ops.Claimed) or not isinstance(store, SqliteStore):
         return set()
     book = store._book
     assert book is not None
@@ -177,10 +180,10 @@ def things_met(store: SqliteStore, answer: Reply | TqError) -> set[str]:
     return {name for name, is_met in met.items() if is_met}
 
 
-def run(seed: int, model: Store, path: Path) -> Counter[str]:
+def run(seed: int, model: Store, open_store: Callable[[], Store]) -> Counter[str]:
     """Drive both stores through BATCHES; what was met."""
     chooser, met = Chooser(seed), Counter[str]()
-    store = SqliteStore(path, durable=False)
+    store = open_store()
     try:
         for step in range(BATCHES):
             batch = chooser.batch()
@@ -193,7 +196,7 @@ def run(seed: int, model: Store, path: Path) -> Counter[str]:
                     chooser.leases += answer.leases
             if chooser.random.random() < 0.1:
                 store.close()
-                store = SqliteStore(path, durable=False)
+                store = open_store()
             if step % 10 == 9:
                 assert store.snapshot() == model.snapshot(), where
             assert store.read(queries.GetQueues()) == model.read(queries.GetQueues()), where
@@ -209,7 +212,13 @@ def met() -> Counter[str]:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_sqlite_picks_what_the_model_picks(seed: int, tmp_path: Path, met: Counter[str]) -> None:
-    met.update(run(seed, MemoryStore(), tmp_path / "tq.db"))
+    path = tmp_path / "tq.db"
+    met.update(run(seed, MemoryStore(), lambda: SqliteStore(path, durable=False)))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_postgres_picks_what_the_model_picks(seed: int, open_empty_postgres: Callable[[], Store]) -> None:
+    run(seed, MemoryStore(), open_empty_postgres)
 
 
 def test_the_runs_met_everything_there_is(met: Counter[str]) -> None:

@@ -26,7 +26,7 @@ from tq.api.serve import CannotListen, Traffic, bind_sockets, serve_http
 from tq.cli.exits import Exit, Fault
 from tq.cli.supervisor import Supervisor
 from tq.clock import Clock, SystemClock, run_in_thread
-from tq.config import Address, Config, format_duration
+from tq.config import Address, Config, format_duration, without_password
 from tq.core.errors import StorageError
 from tq.core.events import Event, HttpAnswered
 from tq.core.queries import GetKeys
@@ -193,7 +193,7 @@ def _announce(queue: TaskQueue, sockets: list[socket.socket], config: Config) ->
     lines = [
         f"tq {__version__} listening on {first}",
         *(f"  and on {other}" for other in others),
-        f"  store {config.store}{relaxed}, {config.workers} workers, types: {types}",
+        f"  store {without_password(config.store)}{relaxed}, {config.workers} workers, types: {types}",
         "",
         *(f"  {method:4}  {path:{width}}  {summary}" for method, path, summary in shown),
         "",

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
-import msgspec
-
-from tq.core.queries import FailureGroup, ListTasks, PayloadMatch, TaskFilter, TaskPage
-from tq.core.task import AttemptError, Json, State, Task, TaskId
-
-_ASCII_LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
+from tq.core.queries import FailureGroup, ListTasks, TaskFilter, TaskPage
+from tq.core.task import State, Task, TaskId
+from tq.storage.matching import is_in, is_told
 
 
 def page(query: ListTasks, newest_first: Iterable[Task], arrivals: dict[TaskId, int]) -> TaskPage:
@@ -43,27 +39,10 @@ def matches(wanted: TaskFilter, task: Task) -> bool:
         lambda: wanted.tag is None or wanted.tag in options.tags,
         lambda: wanted.created_after is None or task.created_at >= wanted.created_after,
         lambda: wanted.created_before is None or task.created_at < wanted.created_before,
-        lambda: wanted.error is None or _is_told(wanted.error, task.errors),
-        lambda: wanted.payload is None or _is_in(wanted.payload, task.payload),
+        lambda: wanted.error is None or is_told(wanted.error, task.errors),
+        lambda: wanted.payload is None or is_in(wanted.payload, task.payload),
     ]
     return all(rule() for rule in rules)
-
-
-def _is_told(text: str, errors: tuple[AttemptError, ...]) -> bool:
-    if not errors:
-        return False
-    told = f"{errors[-1].type}: {errors[-1].message}"
-    return text.translate(_ASCII_LOWER) in told.translate(_ASCII_LOWER)
-
-
-def _is_in(wanted: PayloadMatch, payload: Json) -> bool:
-    value: Any = msgspec.json.decode(payload)
-    for name in wanted.path:
-        if not isinstance(value, dict) or name not in value:
-            return False
-        value = value[name]
-    # As text, so that 1 is not true and 1.0 is not 1.
-    return msgspec.json.encode(value).decode() in wanted.values
 
 
 def oldest_pending(tasks: Iterable[Task]) -> tuple[tuple[str, int], ...]:

@@ -21,13 +21,14 @@ from tq.core.ops import SCHEDULES_MAX, AnyOp, Reply
 from tq.core.queries import LaneCount, Query, Stats
 from tq.core.task import State
 from tq.storage import sqlite_sql as sql
+from tq.storage.book import Book
+from tq.storage.records import STATE_CODE, STATE_OF, SUBMITTED, counts_decoder, task_of
 from tq.storage.sqlite_batch import Batch
-from tq.storage.sqlite_book import Book, load_book, load_rules
+from tq.storage.sqlite_book import load_book, load_rules
 from tq.storage.sqlite_file import claim_file, open_reader, open_writer, told_as_ours
 from tq.storage.sqlite_keys import list_keys
 from tq.storage.sqlite_lists import failure_groups, page
 from tq.storage.sqlite_schedules import due_schedules, get_schedule, list_schedules
-from tq.storage.sqlite_task import task_of
 from tq.storage.store import Snapshot
 
 READERS_MAX: Final = 4
@@ -205,15 +206,15 @@ class _Readers:
 def _stats(db: apsw.Connection) -> Stats:
     lanes: list[LaneCount] = []
     totals: dict[int, int] = {}
-    for queue, type, state, count in sql.counts_decoder.decode(db.execute(sql.SELECT_COUNTS).get):
+    for queue, type, state, count in counts_decoder.decode(db.execute(sql.SELECT_COUNTS).get):
         if queue is None or type is None:
             totals[state] = count
         else:
-            lanes.append(LaneCount(queue, type, sql.STATE_OF[state], count))
+            lanes.append(LaneCount(queue, type, STATE_OF[state], count))
     return Stats(
         lanes=tuple(sorted(lanes)),
-        submitted=totals.get(sql.SUBMITTED, 0),
-        succeeded=totals.get(sql.STATE_CODE[State.SUCCEEDED], 0),
-        failed=totals.get(sql.STATE_CODE[State.FAILED], 0),
-        cancelled=totals.get(sql.STATE_CODE[State.CANCELLED], 0),
+        submitted=totals.get(SUBMITTED, 0),
+        succeeded=totals.get(STATE_CODE[State.SUCCEEDED], 0),
+        failed=totals.get(STATE_CODE[State.FAILED], 0),
+        cancelled=totals.get(STATE_CODE[State.CANCELLED], 0),
     )

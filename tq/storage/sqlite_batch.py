@@ -23,14 +23,16 @@ from tq.core.limits import DEFAULT_RULES, QueueRules
 from tq.core.ops import AnyOp
 from tq.core.task import State, TaskId
 from tq.storage import sqlite_sql as sql
-from tq.storage.sqlite_book import Book, drop_empty_lanes, drop_old_rates, set_rules
+from tq.storage.book import Book
+from tq.storage.moves import ByIdOp, Moves
+from tq.storage.records import PENDING, to_json
+from tq.storage.rows import Rows
+from tq.storage.sqlite_book import drop_empty_lanes, drop_old_rates, set_rules
 from tq.storage.sqlite_claim import Claiming
 from tq.storage.sqlite_keys import put_key, revoke_key
-from tq.storage.sqlite_moves import ByIdOp, Moves
-from tq.storage.sqlite_rows import Rows, delete_tasks
+from tq.storage.sqlite_rows import delete_tasks, load_rows, write_rows
 from tq.storage.sqlite_schedules import delete_schedule, fire, pause_schedule, put_schedule
 from tq.storage.sqlite_settle import Settling
-from tq.storage.sqlite_sql import PENDING, to_json
 from tq.storage.sqlite_submit import Answer, Submits, reply_or_refusal
 from tq.storage.sqlite_unique import hold_unique
 
@@ -150,10 +152,10 @@ class Batch:
         return answers
 
     def _rows(self, task_ids: Iterable[TaskId]) -> Rows:
-        return Rows(self._db, self._book, task_ids, self._now)
+        return load_rows(self._db, self._book, task_ids, self._now)
 
     def _write(self, rows: Rows) -> None:
-        thinned = rows.write(self._count)
+        thinned = write_rows(self._db, self._book, rows, self._count)
         if thinned:
             self._thin(thinned)
 

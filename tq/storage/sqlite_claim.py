@@ -17,10 +17,12 @@ import msgspec
 from tq.core import ops
 from tq.core.task import NO_OPTIONS, Json, Lease, TaskId
 from tq.storage import sqlite_sql as sql
-from tq.storage.sqlite_book import Book, Group, write_rates
-from tq.storage.sqlite_pick import Picker
-from tq.storage.sqlite_room import Room, rates_of
-from tq.storage.sqlite_sql import PENDING, RUNNING, to_json
+from tq.storage.book import Book, Group
+from tq.storage.pick import Picker
+from tq.storage.records import PENDING, RUNNING, STORE_LANE, options_of, policy_of, to_json
+from tq.storage.room import Room, rates_of
+from tq.storage.sqlite_book import write_rates
+from tq.storage.sqlite_pick import Heads
 from tq.storage.sqlite_unique import hold_unique
 
 LANES_MERGED_MAX: Final = 128
@@ -153,11 +155,11 @@ class Claiming:
             lanes = _lanes_decoder.decode(self._db.execute(SELECT_FIRST_LANES, (to_json(lanes), limit)).get)
         # Padded, so that a few statements serve any number of lanes; lane 0 has no tasks.
         width = 1 << (len(lanes) - 1).bit_length()
-        lanes = lanes + [sql.STORE_LANE] * (width - len(lanes))
+        lanes = lanes + [STORE_LANE] * (width - len(lanes))
         return _waiting_decoder.decode(self._db.execute(select_waiting(width), (limit, *lanes)).get)
 
     def _picked(self, lanes: list[int], limit: int) -> list[Waiting]:
-        seqs = Picker(self._db, self._book, self._now, lanes, limit).pick()
+        seqs = Picker(Heads(self._db), self._book, self._now, lanes, limit).pick()
         if not seqs:
             return []
         return _waiting_decoder.decode(self._db.execute(SELECT_PICKED, (to_json(seqs),)).get)
@@ -187,13 +189,13 @@ class Claiming:
             task.attempt + 1,
             task.max_attempts,
             task.timeout_ms,
-            sql.policy_of(task.retry),
+            policy_of(task.retry),
             task.result_ttl_ms,
             task.created_at,
             task.run_at,
             self._now,
             key,
-            NO_OPTIONS if task.options is None else sql.options_of(task.options),
+            NO_OPTIONS if task.options is None else options_of(task.options),
         )
 
     def _hold(self, waiting: list[Waiting]) -> None:
@@ -201,7 +203,7 @@ class Claiming:
         seqs = [
             task.seq
             for task in waiting
-            if task.options is not None and sql.options_of(task.options).unique is not None
+            if task.options is not None and options_of(task.options).unique is not None
         ]
         if seqs:
             hold_unique(self._db, seqs)

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import apsw
-import msgspec
 from msgspec.structs import replace
 
 from tq.core import ops, refusals
-from tq.core.keys import KEYS_MAX, Key, Scope
-from tq.core.limits import Rate
-from tq.storage.sqlite_sql import to_json
+from tq.core.keys import KEYS_MAX, Key
+from tq.storage.records import KEY_COLUMNS, key_of_row, key_row
 
-_SELECT: Final = (
-    "SELECT id, name, digest, scopes, queues, rate, created_at, expires_at, revoked_at FROM keys "
-)
+_SELECT: Final = f"SELECT {KEY_COLUMNS} FROM keys "
 SELECT_KEY: Final = _SELECT + "WHERE id = ?1"
 SELECT_KEYS: Final = _SELECT + "ORDER BY created_at, id"
 COUNT_KEYS: Final = "SELECT count(*) FROM keys"
@@ -25,14 +21,10 @@ SELECT_FIRST_REVOKED: Final = (
 )
 DELETE_KEY: Final = "DELETE FROM keys WHERE id = ?1"
 
-_scopes = msgspec.json.Decoder(tuple[Scope, ...])
-_queues = msgspec.json.Decoder(tuple[str, ...])
-_rate = msgspec.json.Decoder(Rate | None)
-
 
 def list_keys(db: apsw.Connection) -> tuple[Key, ...]:
     """See GetKeys."""
-    return tuple(_key(row) for row in db.execute(SELECT_KEYS))
+    return tuple(key_of_row(row) for row in db.execute(SELECT_KEYS))
 
 
 def put_key(db: apsw.Connection, op: ops.PutKey, now: int) -> Key:
@@ -52,30 +44,10 @@ def revoke_key(db: apsw.Connection, op: ops.RevokeKey, now: int) -> Key:
     row = db.execute(SELECT_KEY, (op.key_id,)).get
     if row is None:
         raise refusals.no_such_key(op.key_id)
-    known = _key(row)
+    known = key_of_row(row)
     return known if known.revoked_at is not None else _keep(db, replace(known, revoked_at=now))
 
 
 def _keep(db: apsw.Connection, key: Key) -> Key:
-    row = (
-        *(key.id, key.name, key.digest),
-        *(to_json(key.scopes), to_json(key.queues), to_json(key.rate)),
-        *(key.created_at, key.expires_at, key.revoked_at),
-    )
-    db.execute(PUT_KEY, row)
+    db.execute(PUT_KEY, key_row(key))
     return key
-
-
-def _key(row: tuple[Any, ...]) -> Key:
-    id, name, digest, scopes, queues, rate, created_at, expires_at, revoked_at = row
-    return Key(
-        id=id,
-        name=name,
-        digest=digest,
-        scopes=_scopes.decode(scopes),
-        queues=_queues.decode(queues),
-        rate=_rate.decode(rate),
-        created_at=created_at,
-        expires_at=expires_at,
-        revoked_at=revoked_at,
-    )

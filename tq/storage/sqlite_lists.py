@@ -16,8 +16,8 @@ import msgspec
 from tq.core.queries import FailureGroup, ListTasks, PayloadMatch, TaskPage
 from tq.core.task import FINAL, HISTORY_MAX, AttemptError, Json, State, Task
 from tq.storage import sqlite_sql as sql
-from tq.storage.sqlite_sql import RUNNING, STATE_CODE, to_json
-from tq.storage.sqlite_task import task_of
+from tq.storage.matching import is_in
+from tq.storage.records import RUNNING, STATE_CODE, STORE_LANE, task_of, to_json
 
 SCAN_MAX: Final = 10_000
 """Candidates that one page looks at."""
@@ -160,7 +160,7 @@ class _Search:
             following = self._floor() or floor
         tasks, cut_at = self._tasks(seqs)
         if self._wanted.payload is not None:
-            tasks = [task for task in tasks if _is_in(self._wanted.payload, task.payload)]
+            tasks = [task for task in tasks if is_in(self._wanted.payload, task.payload)]
         return TaskPage(tuple(tasks), cut_at or following)
 
     # Candidates
@@ -186,7 +186,7 @@ class _Search:
             yield self._by_states(sizes)
         if self._lanes is not None:
             size = self._db.execute(SELECT_SIZE_OF_LANES, (to_json(self._lanes),)).get
-            yield size, tuple(BY_LANE.format(lane) for lane in self._lanes or [sql.STORE_LANE])
+            yield size, tuple(BY_LANE.format(lane) for lane in self._lanes or [STORE_LANE])
         for name, statement in BY_VALUE.items():
             if name in self._bindings:
                 counted = f"SELECT count(*) FROM ({statement} LIMIT {SCAN_MAX + 1})"
@@ -304,13 +304,3 @@ def _kind_of(text: Json) -> tuple[str, str | int | float | None]:
             return "array", None
         case _:
             return "object", None
-
-
-def _is_in(wanted: PayloadMatch, payload: Json) -> bool:
-    value: Any = msgspec.json.decode(payload)
-    for name in wanted.path:
-        if not isinstance(value, dict) or name not in value:
-            return False
-        value = value[name]
-    # As text, so that 1 is not true and 1.0 is not 1.
-    return msgspec.json.encode(value).decode() in wanted.values

@@ -16,7 +16,7 @@ from tq.core import ops, refusals
 from tq.core.errors import DuplicateTask
 from tq.core.ops import SCHEDULES_MAX, TICKS_KEPT, Schedule, Submitted, Tick
 from tq.core.task import FINAL, NewTask
-from tq.storage.sqlite_sql import STATE_OF, to_json
+from tq.storage.records import STATE_OF, to_json
 
 _SELECT: Final = """
 SELECT name, spec, version, paused, created_at, seen_until, next_at, last_task_id, ticks FROM schedules

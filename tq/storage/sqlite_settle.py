@@ -11,10 +11,11 @@ import msgspec
 from tq.core import ops
 from tq.core.ops import Change
 from tq.core.task import FINAL, State, TaskId
-from tq.storage.sqlite_book import Book
-from tq.storage.sqlite_moves import Moves
-from tq.storage.sqlite_rows import Rows
-from tq.storage.sqlite_sql import STATE_OF, to_json
+from tq.storage.book import Book
+from tq.storage.moves import Moves
+from tq.storage.records import STATE_OF, to_json
+from tq.storage.rows import Rows
+from tq.storage.sqlite_rows import load_rows, write_rows
 
 SELECT_UNSETTLED: Final = """
 SELECT unsettled.seq, tasks.id, tasks.state, cascade
@@ -77,7 +78,7 @@ class Settling:
         told = list(rows.by_id.values())
         for row in told:
             self._changes += moves.tell_dependent(row, ended)
-        rows.write(self._count)
+        write_rows(self._db, self._book, rows, self._count)
         self._db.execute(DELETE_TOLD, (seq, to_json([row.seq for row in told])))
         return len(told)
 
@@ -88,9 +89,9 @@ class Settling:
             return 0
         moves = Moves(rows, self._now)
         self._changes += [moves.tell_child(row) for row in rows.by_id.values()]
-        rows.write(self._count)
+        write_rows(self._db, self._book, rows, self._count)
         return len(rows.by_id)
 
     def _rows(self, statement: str, whose: int | TaskId, room: int) -> Rows | None:
         found = _ids_decoder.decode(self._db.execute(statement, (whose, room)).get)
-        return Rows(self._db, self._book, found, self._now) if found else None
+        return load_rows(self._db, self._book, found, self._now) if found else None

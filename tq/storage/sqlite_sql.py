@@ -7,138 +7,15 @@ and give many rows as one (``json_group_array``). CROSS JOIN keeps SQLite from t
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Final
 
-import msgspec
-
-from tq.core.retry import RetryPolicy
-from tq.core.task import (
-    NO_OPTIONS,
-    AttemptError,
-    LogLine,
-    Options,
-    Progress,
-    Reason,
-    ServerId,
-    State,
-    TaskId,
-)
-
-STATE_CODE: Final = {
-    State.BLOCKED: 0,
-    State.SCHEDULED: 1,
-    State.PENDING: 2,
-    State.RUNNING: 3,
-    State.RETRYING: 4,
-    State.SUCCEEDED: 5,
-    State.FAILED: 6,
-    State.CANCELLED: 7,
-}
-STATE_OF: Final = {code: state for state, code in STATE_CODE.items()}
-REASON_CODE: Final = {
-    Reason.OK: 0,
-    Reason.ERROR: 1,
-    Reason.TIMEOUT: 2,
-    Reason.DEADLINE: 3,
-    Reason.EXPIRED: 4,
-    Reason.USER: 5,
-    Reason.PARENT: 6,
-    Reason.POISON: 7,
-    Reason.INTERRUPTED: 8,
-    Reason.DEPENDENCY: 9,
-    Reason.REPLACED: 10,
-}
-REASON_OF: Final = {code: reason for reason, code in REASON_CODE.items()}
-BLOCKED: Final = 0
-PENDING: Final = 2
-RUNNING: Final = 3
-
-STORE_LANE: Final = 0
-"""The counters of this lane are the totals of the whole store."""
-SUBMITTED: Final = 100
-"""The total of tasks ever submitted, among the counters of STORE_LANE."""
+from tq.storage.records import PENDING, RUNNING, STORE_LANE, SUBMITTED
 
 PAYLOAD: Final = 0
 RESULT: Final = 1
 """Parts of a task that the table ``texts`` may hold."""
 INLINE_MAX: Final = 1_000
 """Characters of a payload or result that are kept in the row itself."""
-
-
-class Row(msgspec.Struct, array_like=True):
-    """What of a task its moves read and write.
-
-    ``keep_until`` and ``result`` are not read: a move sets them or clears them.
-    """
-
-    id: TaskId
-    seq: int
-    lane: int
-    state: int
-    generation: int
-    attempt: int
-    crashes: int
-    failures: int
-    result_ttl_ms: int | None
-    run_at: int
-    reason: int | None
-    started_at: int | None
-    finished_at: int | None
-    worker: int | None
-    server: ServerId | None
-    cancel_reason: int | None
-    options: str | None
-    watched: int
-    blockers: int
-    logged: int
-    keep_until: int | None = None
-    result: str | None = None
-
-
-rows_decoder: Final = msgspec.json.Decoder(list[Row])
-history_decoder: Final = msgspec.json.Decoder(tuple[AttemptError, ...])
-logs_decoder: Final = msgspec.json.Decoder(tuple[LogLine, ...])
-progress_decoder: Final = msgspec.json.Decoder(Progress)
-counts_decoder: Final = msgspec.json.Decoder(list[tuple[str | None, str | None, int, int]])
-_policy_decoder: Final = msgspec.json.Decoder(RetryPolicy)
-_options_decoder: Final = msgspec.json.Decoder(Options)
-_encoder: Final = msgspec.json.Encoder()
-
-
-def to_json(value: object) -> str:
-    """*value* as JSON text, the form in which statements take many rows."""
-    return _encoder.encode(value).decode()
-
-
-# Tasks submitted together mostly share one policy; the bound is there for those that do not.
-@lru_cache(maxsize=256)
-def policy_text(policy: RetryPolicy) -> str:
-    """*policy* as a row keeps it."""
-    return to_json(policy)
-
-
-@lru_cache(maxsize=256)
-def policy_of(text: str) -> RetryPolicy:
-    """The policy that a row keeps as *text*."""
-    return _policy_decoder.decode(text)
-
-
-def options_text(options: Options) -> str | None:
-    """*options* as a row keeps them."""
-    return None if options == NO_OPTIONS else to_json(options)
-
-
-# Tasks submitted or fired together mostly share their options.
-@lru_cache(maxsize=256)
-def _options_of(text: str) -> Options:
-    return _options_decoder.decode(text)
-
-
-def options_of(text: str | None) -> Options:
-    """The options that a row keeps as *text*."""
-    return NO_OPTIONS if text is None else _options_of(text)
-
 
 # Opening
 

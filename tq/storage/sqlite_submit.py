@@ -33,11 +33,11 @@ from tq.core.task import (
     initial_state,
 )
 from tq.storage import sqlite_sql as sql
-from tq.storage.sqlite_book import Book, LaneName
-from tq.storage.sqlite_moves import Moves
-from tq.storage.sqlite_rows import Rows
-from tq.storage.sqlite_sql import STATE_CODE, STATE_OF, to_json
-from tq.storage.sqlite_unique import name_of
+from tq.storage.book import Book, LaneName
+from tq.storage.holders import name_of
+from tq.storage.moves import Moves
+from tq.storage.records import STATE_CODE, STATE_OF, STORE_LANE, SUBMITTED, policy_text, to_json
+from tq.storage.sqlite_rows import load_rows, write_rows
 
 Answer: TypeAlias = Reply | TqError
 A = TypeVar("A")
@@ -241,7 +241,7 @@ class Submits:
                     new.max_attempts,
                     new.timeout_ms,
                     new.result_ttl_ms,
-                    sql.policy_text(new.retry),
+                    policy_text(new.retry),
                     payload,
                 )
             )
@@ -249,7 +249,7 @@ class Submits:
             if new.options is not NO_OPTIONS and new.options != NO_OPTIONS:
                 options.append((seq, new.options))
         self._book.arrived = seq
-        counts[sql.STORE_LANE, sql.SUBMITTED] = len(fresh)
+        counts[STORE_LANE, SUBMITTED] = len(fresh)
         for (lane, code), count in counts.items():
             self._count(lane, code, count)
         self._db.execute(sql.INSERT_TASKS, (to_json(rows), self._now))
@@ -358,6 +358,6 @@ class Submits:
             self._db.execute(UPDATE_WATCHED, (to_json(watched),))
 
     def _cancel(self, task_id: TaskId, reason: Reason) -> None:
-        rows = Rows(self._db, self._book, [task_id], self._now)
+        rows = load_rows(self._db, self._book, [task_id], self._now)
         Moves(rows, self._now).end_waiting(rows.by_id[task_id], reason)
-        rows.write(self._count)
+        write_rows(self._db, self._book, rows, self._count)

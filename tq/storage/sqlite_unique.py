@@ -1,18 +1,15 @@
-"""Who has which unique key in the SQLite store.
-
-The rule is `Rows.hold` of the model: a key that is free goes to the first task that moves while it may have
-it. So it is decided in the order of the moves, in Python, and then written.
-"""
+"""Who has which unique key in the SQLite store: the tables of `tq.storage.holders`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Final
 
 import apsw
 
-from tq.core.task import Options, State, TaskId, holds_unique, unique_name
-from tq.storage.sqlite_sql import STATE_OF, options_of, to_json
+from tq.core.task import TaskId
+from tq.storage.holders import Holders, name_of
+from tq.storage.records import STATE_OF, options_of, to_json
 
 SELECT_HOLDERS: Final = """
 SELECT holders.name, task_id FROM json_each(?1) AS wanted CROSS JOIN holders ON holders.name = wanted.value
@@ -30,40 +27,17 @@ ORDER BY moved.key
 """
 
 
-def name_of(type: str, options: Options) -> str | None:
-    """The unique name that a task of *type* with *options* wants, if any."""
-    return None if options.unique is None else unique_name(type, options.unique)
+def load_holders(db: apsw.Connection, names: Sequence[str]) -> dict[str, TaskId]:
+    """The holders of those of *names* that are taken."""
+    return dict(db.execute(SELECT_HOLDERS, (to_json(names),)))
 
 
-class Holders:
-    """The holders of some unique names, and how they change."""
-
-    def __init__(self, db: apsw.Connection, names: Iterable[str]) -> None:
-        self._db = db
-        self._before: dict[str, TaskId] = dict(db.execute(SELECT_HOLDERS, (to_json(list(names)),)))
-        self._now = dict(self._before)
-
-    def get(self, name: str) -> TaskId | None:
-        """The task that has *name*."""
-        return self._now.get(name)
-
-    def hold(self, task_id: TaskId, type: str, options: Options, state: State) -> None:
-        """Take the unique key if it is free and the task in *state* keeps others out; else let it go."""
-        if options.unique is None:
-            return
-        name = unique_name(type, options.unique)
-        if holds_unique(state, options.unique):
-            self._now.setdefault(name, task_id)
-        elif self._now.get(name) == task_id:
-            del self._now[name]
-
-    def write(self) -> None:
-        """Write what has changed: first what was let go, then what was taken."""
-        gone, taken = self._before.items() - self._now.items(), self._now.items() - self._before.items()
-        if gone:
-            self._db.execute(DELETE_HOLDERS, (to_json([name for name, _ in gone]),))
-        if taken:
-            self._db.execute(INSERT_HOLDERS, (to_json(list(taken)),))
+def write_holders(db: apsw.Connection, holders: Holders) -> None:
+    """Write how *holders* have changed."""
+    if holders.gone:
+        db.execute(DELETE_HOLDERS, (to_json([name for name, _ in holders.gone]),))
+    if holders.taken:
+        db.execute(INSERT_HOLDERS, (to_json(holders.taken),))
 
 
 def hold_unique(db: apsw.Connection, seqs: list[int]) -> None:
@@ -73,7 +47,7 @@ def hold_unique(db: apsw.Connection, seqs: list[int]) -> None:
         for task_id, type, options, state in db.execute(SELECT_MOVED, (to_json(seqs),))
     ]
     names = {name_of(type, options) for _, type, options, _ in moved}
-    holders = Holders(db, [name for name in names if name is not None])
+    holders = Holders(load_holders(db, [name for name in names if name is not None]))
     for task_id, type, options, state in moved:
         holders.hold(task_id, type, options, state)
-    holders.write()
+    write_holders(db, holders)

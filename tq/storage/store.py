@@ -85,7 +85,7 @@ def open_store(url: str, *, durable: bool = True) -> Store:
     """Open the store that *url* names, making it if it is not there.
 
     Args:
-        url: ``memory:`` or ``sqlite:///relative/path`` or ``sqlite:////absolute/path``.
+        url: ``memory:``, ``sqlite:///relative/path``, ``sqlite:////absolute/path`` or ``postgresql://…``.
         durable: False lets the last changes be lost at a power cut, for speed.
     Raises:
         InvalidInput: Not such a URL.
@@ -102,7 +102,19 @@ def open_store(url: str, *, durable: bool = True) -> Store:
         from tq.storage.sqlite import SqliteStore
 
         return SqliteStore(Path(path), durable=durable)
+    if url.partition("://")[0] in ("postgresql", "postgres"):
+        try:
+            from tq.storage.postgres import PostgresStore
+        except ModuleNotFoundError as error:
+            if error.name != "psycopg":
+                raise
+            raise InvalidInput(
+                "a store on PostgreSQL needs psycopg: pip install 'tq[postgres]'", field="store"
+            ) from None
+
+        return PostgresStore(url, durable=durable)
     raise InvalidInput(
-        f"cannot open store {url!r}: use sqlite:///./tq.db, sqlite:////var/lib/tq.db or memory:",
+        f"cannot open store {url if '@' not in url else url.partition(':')[0]!r}: use sqlite:///./tq.db, sqlite:////var/lib/tq.db,"
+        " postgresql://user@host/database or memory:",
         field="store",
     )

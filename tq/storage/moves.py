@@ -1,4 +1,4 @@
-"""Moves of tasks of the SQLite store: a row that is read, judged and changed.
+"""Moves of tasks of the SQL stores: a row that is read, judged and changed.
 
 A move checks before it changes, so that a refused one leaves its row as it was; and a row that is moved
 twice is simply moved twice. Each rule here has its twin in `tq.storage.memory`.
@@ -26,9 +26,8 @@ from tq.core.task import (
     initial_state,
     server_lost,
 )
-from tq.storage import sqlite_sql as sql
-from tq.storage.sqlite_rows import Rows
-from tq.storage.sqlite_sql import REASON_CODE, REASON_OF, RUNNING, STATE_OF, Row
+from tq.storage.records import BLOCKED, REASON_CODE, REASON_OF, RUNNING, STATE_OF, Row
+from tq.storage.rows import Rows
 
 ByIdOp: TypeAlias = (
     ops.Finish | ops.Crash | ops.Release | ops.Note | ops.Cancel | ops.Retry | ops.Update | ops.Delete
@@ -100,7 +99,7 @@ class Moves:
 
     def tell_dependent(self, row: Row, ended: State) -> list[Change]:
         """One that it depended on has ended as *ended*; what that changed."""
-        if row.state != sql.BLOCKED:
+        if row.state != BLOCKED:
             return []
         on_failure = self._rows.options(row).on_dependency_failure
         if ended is not State.SUCCEEDED and on_failure is OnFailure.CANCEL:

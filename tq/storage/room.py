@@ -1,4 +1,4 @@
-"""How many more tasks of the SQLite store may start now, by the limits of their queues and keys."""
+"""How many more tasks may start now, by the limits of their queues and keys."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from math import inf
 from typing import Final
 
 from tq.core.limits import DEFAULT_RULES, NO_LIMITS, Limits, QueueRules, Rate
-from tq.storage.sqlite_book import Book, Group
+from tq.storage.book import Book, Group
 
 BY_CAP: Final = -1
 """Held back until one that runs has ended. Instants are never negative."""

@@ -1,0 +1,333 @@
+"""The store that many servers share: a PostgreSQL database, one writer and a few readers in each server.
+
+Here are the transactions and the reading; what an op does to the tables is in `postgres_batch`, the
+statements in `postgres_sql`, the connections in `postgres_link`.
+
+Nothing is remembered of the tables from one transaction to the next, because others write too. Counters are
+kept in rows of each writer, and summed where they are read, so that no two servers wait for each other to
+count.
+
+A batch is one transaction at READ COMMITTED. Where it meets another, by a deadlock or a unique index, all of
+it is run again. Where the connection breaks while it commits, the writer's own row, which each batch moves
+on, tells whether it went in: it is asked until it answers.
+
+The database's clock judges, since there are many servers: `now` is what it says, unless the store is told to
+trust the caller's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from random import Random
+from threading import Event
+from typing import Any, Final, NoReturn, TypeVar, cast
+
+import msgspec
+import psycopg
+
+from tq.core import queries
+from tq.core.errors import StorageError, StorageUnavailable, TqError
+from tq.core.limits import QueueRules
+from tq.core.ops import SCHEDULES_MAX, AnyOp, Reply
+from tq.core.queries import Query
+from tq.core.task import ServerId
+from tq.storage import postgres_lists as lists
+from tq.storage import postgres_schedules as schedules
+from tq.storage import postgres_sql as sql
+from tq.storage.postgres_batch import Batch
+from tq.storage.postgres_keys import list_keys
+from tq.storage.postgres_link import (
+    READERS_MAX,
+    Connection,
+    Readers,
+    Talk,
+    close_quietly,
+    connect,
+    is_broken,
+    is_clash,
+    parse_url,
+    told_as_ours,
+)
+from tq.storage.postgres_schema import migrate, migrations
+from tq.storage.postgres_tidy import Tidying
+from tq.storage.postgres_work import Raced, Work
+from tq.storage.records import task_of
+from tq.storage.store import Snapshot
+
+TRIES: Final = 6
+"""How often a batch is run where others are in the way."""
+PAUSE_MS: Final = 10
+"""How long the first pause before it is run again is at most; the next twice as long, and so on."""
+ASK_AGAIN_MS: Final = 250
+DOUBT_MAX_MS: Final = 300_000
+"""How long a database that does not answer is asked what became of a commit; then this server must stop."""
+
+R = TypeVar("R")
+
+_rules_decoder: Final = msgspec.json.Decoder(QueueRules)
+
+
+class PostgresStore:
+    """Tasks in the database that *url* names, which other servers may have open too.
+
+    Args:
+        url: ``postgresql://user:password@host:5432/database?schema=tq&pool=6``, and what else libpq takes.
+        durable: False lets the last changes be lost at a power cut (never at a crash), for speed.
+        own_clock: False trusts the *now* of the caller in place of the database's clock: for virtual time.
+        name: What the connections are called in ``pg_stat_activity``.
+    Raises:
+        InvalidInput: Not such a URL.
+        SchemaMismatch: The tables are those of a newer tq.
+        StorageUnavailable: It is out of reach, or does not let us in, or not make the tables.
+        StorageError: It is too old, or set up so that it may lose what it has acknowledged.
+    """
+
+    exclusive = False
+
+    def __init__(self, url: str, *, durable: bool = True, own_clock: bool = True, name: str = "tq") -> None:
+        self._target = parse_url(url)
+        self._durable = durable
+        self._own_clock = own_clock
+        self._name = name
+        self._closing = Event()
+        self.skew_ms = 0
+        """How far the database's clock was ahead of the caller's *now* when a batch was last applied."""
+        self.unsettled = True
+        self._batches = 0
+        self._writer: Connection | None = self._connect()
+        try:
+            with told_as_ours(self._target):
+                migrate(self._writer, self._target, migrations())
+                [(self._writer_id,)] = self._writer.execute(sql.INSERT_WRITER, (self._clock(0),)).fetchall()
+        except BaseException:
+            close_quietly(self._writer)
+            raise
+        self._pauses = Random(self._writer_id)
+        beside = self._target.pool - 1
+        # One for heartbeats alone, if there may be as many as that.
+        self._beats: Readers | None = None
+        if beside > 1:
+            self._beats = Readers(self._target, application=name, limit=1)
+            beside -= 1
+        self._readers = Readers(self._target, application=name, limit=min(beside, READERS_MAX))
+        self._tidying = Tidying(self._readers)
+
+    def _connect(self) -> Connection:
+        return connect(self._target, application=self._name, durable=self._durable)
+
+    # Writing
+
+    def apply(self, ops: Sequence[AnyOp], now: int) -> list[Reply | TqError]:
+        if not ops:
+            return []
+        for tried in range(1, TRIES + 1):
+            try:
+                return self._apply(ops, now)
+            except Raced:
+                clash: psycopg.Error | None = None
+            except psycopg.Error as error:
+                # What is broken before its commit has done nothing, and may have been so for long.
+                if not is_clash(error) and not (is_broken(error) and tried == 1):
+                    self._raise(error)
+                clash = error
+            if tried < TRIES:
+                self._closing.wait(self._pauses.uniform(0, PAUSE_MS * 2 ** (tried - 1)) / 1000)
+        if clash is not None:
+            self._raise(clash)
+        raise StorageUnavailable(f"{self._target.name}: others were in the way {TRIES} times: try again")
+
+    def _raise(self, error: psycopg.Error) -> NoReturn:
+        with told_as_ours(self._target):
+            raise error
+
+    def _apply(self, ops: Sequence[AnyOp], now: int) -> list[Reply | TqError]:
+        """Apply *ops* in one transaction, once. Raises what was in the way; then nothing was applied."""
+        if self._closing.is_set():
+            raise StorageUnavailable(f"the store {self._target.name} is closed: open it again")
+        db = self._writer = self._writer or self._connect()
+        talk = Talk(db)
+        try:
+            with db.pipeline():
+                talk.begin()
+                work = Work(talk, self._writer_id, self._clock_of(db, now))
+                answers = Batch(work, lambda: self.skew_ms).run(ops)
+                if talk.has_written:
+                    talk.tell(sql.UPSERT_WRITER, (self._writer_id, self._batches + 1, work.now))
+        except BaseException:
+            self._roll_back(db)
+            raise
+        self._commit(db, wrote=talk.has_written)
+        self._tidying.note(work.started)
+        self.unsettled = work.has_unsettled if work.has_unsettled is not None else self.unsettled
+        return answers
+
+    def _clock_of(self, db: Connection, now: int) -> Callable[[], int]:
+        """What gives the instant of a transaction that is under way: asked for here, read when needed."""
+        if not self._own_clock:
+            return lambda: now
+        asked = db.execute(sql.CLOCK)
+
+        def read() -> int:
+            [(at,)] = asked.fetchall()
+            self.skew_ms = at - now
+            return int(at)
+
+        return read
+
+    def _roll_back(self, db: Connection) -> None:
+        try:
+            db.rollback()
+        except psycopg.Error:
+            self._drop_writer()
+        else:
+            if db.closed:
+                self._drop_writer()
+
+    def _drop_writer(self) -> None:
+        close_quietly(self._writer)
+        self._writer = None
+
+    def _commit(self, db: Connection, *, wrote: bool) -> None:
+        """Commit; where the connection breaks meanwhile, find out whether it did. Raises if it did not."""
+        try:
+            done = db.execute("COMMIT", prepare=False)
+            assert done.statusmessage == "COMMIT", done.statusmessage
+        except psycopg.Error as error:
+            self._drop_writer()
+            if not wrote or (is_broken(error) and self._has_gone_in()):
+                return
+            raise
+        finally:
+            # A number is not used again, whether its batch went in or not.
+            self._batches += wrote
+
+    def _has_gone_in(self) -> bool:
+        """Whether the batch went in while whose commit the connection broke. Asks until it is told."""
+        asked_ms = 0
+        while asked_ms < DOUBT_MAX_MS and not self._closing.wait(ASK_AGAIN_MS / 1000 if asked_ms else 0):
+            asked_ms += ASK_AGAIN_MS
+            try:
+                db = self._connect()
+            except StorageUnavailable:
+                continue
+            try:
+                found = db.execute(sql.SELECT_WRITER, (self._writer_id,)).fetchall()
+            except psycopg.Error:
+                close_quietly(db)
+                continue
+            self._writer = db
+            return bool(found) and found[0][0] == self._batches + 1
+        raise StorageError(
+            f"{self._target.name} does not say whether the last batch went in: this server must stop,"
+            " and what it ran will be recovered"
+        )
+
+    def beat(self, server: ServerId, now: int) -> None:
+        """Note that *server* lives. To be called beside `apply`, and from any thread.
+
+        Raises:
+            StorageUnavailable: Safe to repeat.
+        """
+        with told_as_ours(self._target):
+            readers = self._beats or self._readers
+            self._with_reader(
+                lambda talk: talk.ask(sql.UPSERT_SERVER_NOW, server, self._clock(now)), readers=readers
+            )
+
+    def _clock(self, now: int) -> int | None:
+        """What stands for the instant in a statement that else takes the database's own."""
+        return None if self._own_clock else now
+
+    # Reading
+
+    def read(self, query: Query[R]) -> R:
+        with told_as_ours(self._target):
+            return cast(R, self._with_reader(lambda talk: _answer(talk, query)))
+
+    def _with_reader(self, ask: Callable[[Talk], R], *, readers: Readers | None = None) -> R:
+        """What *ask* is told; once more where the connection turns out to be broken."""
+        readers = readers or self._readers
+        try:
+            with readers.lend() as db:
+                return ask(Talk(db))
+        except psycopg.Error as error:
+            if not is_broken(error):
+                raise
+            readers.drop_idle()
+        with readers.lend() as db:
+            return ask(Talk(db))
+
+    def snapshot(self) -> Snapshot:
+        with told_as_ours(self._target):
+            return self._with_reader(_snapshot)
+
+    def close(self) -> None:
+        if self._closing.is_set():
+            return
+        self._closing.set()
+        for readers in (self._readers, self._beats):
+            if readers is not None:
+                readers.close()
+        if self._writer is not None:
+            # Its counters are then added to those of whoever prunes.
+            with suppress(psycopg.Error):
+                self._writer.execute(sql.DELETE_WRITER, (self._writer_id,))
+            self._drop_writer()
+
+
+@contextmanager
+def _of_one_moment(talk: Talk) -> Iterator[None]:
+    """All that is read inside is of one moment."""
+    talk.begin("ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    yield
+    talk.commit()
+
+
+def _answer(talk: Talk, query: Query[Any]) -> object:
+    match query:
+        case queries.GetTask(task_id=task_id):
+            return lists.get_task(talk, task_id)
+        case queries.ListTasks():
+            with _of_one_moment(talk):
+                return lists.page(talk, query)
+        case queries.GetFailureGroups(limit=limit):
+            return lists.failure_groups(talk, limit)
+        case queries.GetStats():
+            return lists.stats(talk)
+        case queries.OldestPending():
+            return tuple(talk.ask(lists.SELECT_OLDEST_PENDING))
+        case queries.GetQueues():
+            return _rules(talk)
+        case queries.GetSchedules(after=after, limit=limit):
+            return tuple(map(schedules.schedule_of, talk.ask(schedules.SELECT_SCHEDULES, after, limit)))
+        case queries.GetSchedule(name=name):
+            found = talk.ask(schedules.SELECT_SCHEDULE, name)
+            return schedules.schedule_of(found[0]) if found else None
+        case queries.DueSchedules(now=now, limit=limit):
+            return tuple(map(schedules.schedule_of, talk.ask(schedules.SELECT_DUE_SCHEDULES, now, limit)))
+        case queries.NextDue():
+            return talk.ask(lists.SELECT_NEXT_DUE)[0][0]
+        case queries.GetKeys():
+            return list_keys(talk)
+        case _:
+            raise TypeError(f"not a query: {query!r}")
+
+
+def _rules(talk: Talk) -> tuple[tuple[str, QueueRules], ...]:
+    return tuple((queue, _rules_decoder.decode(rules)) for queue, rules in talk.ask(sql.SELECT_ALL_RULES))
+
+
+def _snapshot(talk: Talk) -> Snapshot:
+    with _of_one_moment(talk):
+        found = talk.ask(schedules.SELECT_SCHEDULES, "", SCHEDULES_MAX)
+        return Snapshot(
+            tasks=tuple(map(task_of, talk.ask(lists.SELECT_ALL_TASKS))),
+            stats=lists.stats(talk),
+            servers=tuple((server, at) for server, at in talk.ask(lists.SELECT_SERVERS)),
+            queues=_rules(talk),
+            schedules=tuple(map(schedules.schedule_of, found)),
+            keys=list_keys(talk),
+            holders=tuple((name, task_id) for name, task_id in talk.ask(lists.SELECT_ALL_HOLDERS)),
+            unsettled=tuple(task_id for (task_id,) in talk.ask(lists.SELECT_ALL_UNSETTLED)),
+        )

@@ -1,0 +1,167 @@
+"""One batch of ops inside one PostgreSQL transaction. What it does is what `tq.storage.memory` does.
+
+Consecutive ops of a kind go together: a run of submits is one draft; a run of ops that name a task is one
+select that locks their rows, moves made on those in order, and one update. A move checks before it changes,
+so a refused op leaves its row as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from enum import Enum, auto
+from itertools import groupby
+from typing import Final, TypeAlias, TypeVar, assert_never
+
+import msgspec
+from msgspec.structs import replace
+
+from tq.core import ops
+from tq.core.errors import TqError
+from tq.core.keys import Key
+from tq.core.limits import DEFAULT_RULES, QUEUES_MAX, QueueRules
+from tq.core.ops import AnyOp, Reply
+from tq.core.refusals import too_many
+from tq.storage import postgres_sql as sql
+from tq.storage.moves import ByIdOp, Moves
+from tq.storage.postgres_claim import claim, queue_lock
+from tq.storage.postgres_keys import put_key, revoke_key
+from tq.storage.postgres_schedules import delete_schedule, fire, pause_schedule, put_schedule
+from tq.storage.postgres_submit import submit_many, submit_run
+from tq.storage.postgres_sweep import expire, promote, prune, recover, settle
+from tq.storage.postgres_work import Work
+from tq.storage.records import to_json
+
+Answer: TypeAlias = Reply | TqError
+ScheduleOp: TypeAlias = ops.PutSchedule | ops.DeleteSchedule | ops.PauseSchedule | ops.Fire
+A = TypeVar("A")
+
+_rules_decoder: Final = msgspec.json.Decoder(QueueRules)
+
+
+class Kind(Enum):
+    """How an op is done: in a run of submits, in a run of ops that name a task, or by itself."""
+
+    SUBMIT = auto()
+    BY_ID = auto()
+    OTHER = auto()
+
+
+def _kind(op: AnyOp) -> Kind:
+    if isinstance(op, ops.Submit):
+        return Kind.SUBMIT
+    return Kind.BY_ID if isinstance(op, ByIdOp) else Kind.OTHER
+
+
+def _reply_or_refusal(do: Callable[[A], Reply], what: A) -> Answer:
+    try:
+        return do(what)
+    except TqError as refusal:
+        return refusal
+
+
+class Batch:
+    """The ops of the transaction *work*. *skew_ms* is how far its clock is ahead of that of who asks."""
+
+    def __init__(self, work: Work, skew_ms: Callable[[], int]) -> None:
+        self._work = work
+        self._skew_ms = skew_ms
+
+    def run(self, ops: Sequence[AnyOp]) -> list[Answer]:
+        """Apply *ops* in order; one reply or refusal for each. Beginning and commit are the caller's."""
+        answers: list[Answer] = []
+        for kind, group in groupby(ops, key=_kind):
+            answers += self._run_of(kind, list(group))
+        self._work.write_counts()
+        return answers
+
+    def _run_of(self, kind: Kind, group: list[AnyOp]) -> list[Answer]:
+        match kind:
+            case Kind.SUBMIT:
+                return submit_run(self._work, [op for op in group if isinstance(op, ops.Submit)])
+            case Kind.BY_ID:
+                return self._moves([op for op in group if isinstance(op, ByIdOp)])
+            case Kind.OTHER:
+                return [self._answer(op) for op in group]
+            case _:
+                assert_never(kind)
+
+    def _answer(self, op: AnyOp) -> Answer:
+        match op:
+            case ops.SubmitMany():
+                return submit_many(self._work, op)
+            case ops.Claim():
+                return claim(self._work, op)
+            case ops.Promote():
+                return promote(self._work, op)
+            case ops.Expire():
+                return expire(self._work, op)
+            case ops.Settle():
+                return settle(self._work, op)
+            case ops.Recover():
+                return recover(self._work, op, self._skew_ms())
+            case ops.Prune():
+                return prune(self._work, op)
+            case ops.Beat():
+                return self._beat(op)
+            case ops.SetQueue() | ops.PauseQueue():
+                return _reply_or_refusal(self._set_rules, op)
+            case ops.PutSchedule() | ops.DeleteSchedule() | ops.PauseSchedule() | ops.Fire():
+                return _reply_or_refusal(self._schedule, op)
+            case ops.PutKey() | ops.RevokeKey():
+                return _reply_or_refusal(self._key, op)
+            case _:
+                raise AssertionError(f"{op} goes in a run")
+
+    def _schedule(self, op: ScheduleOp) -> ops.Schedule | ops.Deleted | ops.Fired:
+        match op:
+            case ops.PutSchedule():
+                return put_schedule(self._work, op)
+            case ops.DeleteSchedule(name=name):
+                return delete_schedule(self._work, name)
+            case ops.PauseSchedule():
+                return pause_schedule(self._work, op)
+            case ops.Fire():
+                return fire(self._work, op)
+            case _:
+                assert_never(op)
+
+    def _key(self, op: ops.PutKey | ops.RevokeKey) -> Key:
+        return put_key(self._work, op) if isinstance(op, ops.PutKey) else revoke_key(self._work, op)
+
+    def _moves(self, group: list[ByIdOp]) -> list[Answer]:
+        rows = self._work.rows_of({op.task_id for op in group})
+        moves = Moves(rows, self._work.now)
+        answers = [_reply_or_refusal(moves.move, op) for op in group]
+        self._work.write(rows)
+        return answers
+
+    def _beat(self, op: ops.Beat) -> ops.Beaten:
+        if op.gone:
+            self._work.talk.tell(sql.DELETE_SERVER, (op.server,))
+        else:
+            self._work.talk.tell(sql.UPSERT_SERVER, (op.server, self._work.now))
+        return ops.Beaten()
+
+    def _set_rules(self, op: ops.SetQueue | ops.PauseQueue) -> QueueRules:
+        talk = self._work.talk
+        # One at a time, and no claim of the queue meanwhile.
+        talk.lock(sql.LOCK, sql.RULES_LOCK)
+        talk.lock(sql.LOCK, queue_lock(op.queue))
+        found = talk.ask(sql.SELECT_RULES, op.queue)
+        before = _rules_decoder.decode(found[0][0]) if found else DEFAULT_RULES
+        if isinstance(op, ops.PauseQueue):
+            after = replace(before, paused=op.paused)
+        else:
+            after = replace(before, order=op.order, limits=op.limits, per_key=op.per_key)
+        if after == DEFAULT_RULES:
+            talk.tell(sql.DELETE_RULES, (op.queue,))
+        elif found or talk.ask(sql.COUNT_RULES)[0][0] < QUEUES_MAX:
+            talk.tell(sql.UPSERT_RULES, (op.queue, to_json(after)))
+        else:
+            raise too_many("queues with rules", QUEUES_MAX)
+        # A rate that is changed begins anew.
+        if before.limits.rate != after.limits.rate:
+            talk.tell(sql.DELETE_RATES, (op.queue, False))
+        if before.per_key.rate != after.per_key.rate:
+            talk.tell(sql.DELETE_RATES, (op.queue, True))
+        return after
