@@ -141,6 +141,8 @@ async def test_the_list_has_schedules_by_name_in_pages_of_100(
         assert [each["name"] for each in first.json["schedules"]] == [f"s{n:03}" for n in range(100)]
         assert first.json["next"] == "s099"
         assert first.headers["link"] == '</v1/schedules?cursor=s099>; rel="next"'
+        refused = await api.get("/v1/schedules?cursor=no%20name")
+        assert (refused.status, refused.json["parameter"]) == (400, "cursor")
         second = await api.get("/v1/schedules?cursor=s099")
         assert [each["name"] for each in second.json["schedules"]] == ["s100", "s101"]
         assert second.json["next"] is None

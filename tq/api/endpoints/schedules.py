@@ -22,12 +22,21 @@ PAGE: Final = 100
 
 async def list_schedules(server: Server, request: Request) -> Response:
     """Schedules by name, a page at a time, with a link to the next page: ``next`` is its ``cursor``."""
-    found = await server.read(GetSchedules(request.query.get("cursor", ""), PAGE + 1))
+    found = await server.read(GetSchedules(_cursor(request), PAGE + 1))
     now = server.clock.now_ms()
     next_cursor = found[PAGE - 1].name if len(found) > PAGE else None
     views = [schedule_view(each, now=now) for each in found[:PAGE]]
     headers = () if next_cursor is None else (("link", f'<{request.path}?cursor={next_cursor}>; rel="next"'),)
     return json_response({"schedules": views, "next": next_cursor}, headers=headers)
+
+
+def _cursor(request: Request) -> str:
+    """The name after which the page begins; empty for the first."""
+    cursor = request.query.get("cursor")
+    try:
+        return "" if cursor is None else check_name("cursor", cursor)
+    except InvalidInput as fault:
+        raise InvalidInput(fault.message, parameter="cursor") from None
 
 
 async def get(server: Server, request: Request) -> Response:
