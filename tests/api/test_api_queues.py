@@ -504,3 +504,20 @@ async def test_rules_are_taken_as_json_only(queue: TaskQueue, autojump_clock: tr
     async with open_api(queue) as api:
         answer = await api.ask("PUT", "/v1/queues/mail", json.dumps({}).encode())
         assert (answer.status, answer.json["code"]) == (415, "unsupported_media_type")
+
+
+async def test_a_queue_tells_since_when_its_first_pending_task_may_start(
+    queue: TaskQueue, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with open_api(queue) as api:
+        await api.post("/v1/queues/q/pause", {})
+        assert "pending_since" not in (await api.get("/v1/queues/q")).json
+        await api.post("/v1/tasks", {"type": "nap", "queue": "q", "id": "later", "delay": 10})
+        await trio.sleep(5)
+        await api.post("/v1/tasks", {"type": "nap", "queue": "q", "id": "first"})
+        first = (await api.get("/v1/tasks/first")).json
+        await trio.sleep(60)
+        (shown,) = (await api.get("/v1/queues")).json["queues"]
+        assert shown["tasks"] == {"pending": 2}
+        assert shown["pending_since"] == first["run_at"]
+        assert (await api.get("/v1/queues/q")).json == shown

@@ -21,6 +21,7 @@ from tq.api.endpoints import (
     seed,
     stats,
     tasks,
+    types,
     workers,
 )
 from tq.api.http import JSON, NDJSON, Request, Response
@@ -480,6 +481,15 @@ ROUTES: Final = (
         summary="tasks by state and by queue, and totals",
         answers={200: "Stats"},
         refuses=_READ,
+    ),
+    Route(
+        method="GET",
+        path="/v1/types",
+        endpoint=types.get,
+        scope=Scope.READ,
+        name="list_types",
+        summary="the types that are handled here, and their payloads",
+        answers={200: "Types"},
     ),
     Route(
         method="GET",

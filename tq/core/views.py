@@ -168,8 +168,14 @@ def counts_by_queue(stats: Stats) -> dict[str, dict[str, int]]:
     return queues
 
 
-def queue_view(name: str, rules: QueueRules | None, counts: Mapping[str, int]) -> dict[str, object]:
-    """One queue: its rules, None being the defaults, and how many of its tasks are in which state."""
+def queue_view(
+    name: str, rules: QueueRules | None, counts: Mapping[str, int], *, pending_since: int | None
+) -> dict[str, object]:
+    """One queue: its rules, None being the defaults, and how many of its tasks are in which state.
+
+    Args:
+        pending_since: The earliest ``run_at`` of its pending tasks; None if it has none.
+    """
     rules = rules or DEFAULT_RULES
     return {
         "queue": name,
@@ -178,7 +184,7 @@ def queue_view(name: str, rules: QueueRules | None, counts: Mapping[str, int]) -
         **_limits_view(rules.limits),
         "per_key": _limits_view(rules.per_key),
         "tasks": dict(counts),
-    }
+    } | _present({"pending_since": _instant(pending_since)})
 
 
 def _limits_view(limits: Limits) -> dict[str, object]:

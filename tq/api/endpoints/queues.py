@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from tq.api.endpoints.lists import bulk_response
 from tq.api.http import Request, Response, json_response
 from tq.core.errors import InvalidInput, NotFound
 from tq.core.fields import check_name
 from tq.core.limits import QueueRules
 from tq.core.ops import PauseQueue
-from tq.core.queries import GetQueues, TaskFilter
+from tq.core.queries import GetQueues, OldestPending, TaskFilter
 from tq.core.requests import BULK_MAX, check_nothing, read_purge, read_queue
 from tq.core.task import WAITING
 from tq.core.views import counts_by_queue, queue_view
@@ -18,11 +20,8 @@ from tq.engine.server import Server
 
 async def list_queues(server: Server, request: Request) -> Response:
     """Every queue that has tasks or rules, by name."""
-    rules, counts = await _known(server)
-    names = sorted({*rules, *counts})
-    return json_response(
-        {"queues": [queue_view(name, rules.get(name), counts.get(name, {})) for name in names]}
-    )
+    known = await _known(server)
+    return json_response({"queues": [known.view(name) for name in known.names()]})
 
 
 async def get(server: Server, request: Request) -> Response:
@@ -64,13 +63,35 @@ async def purge(server: Server, request: Request) -> Response:
 
 
 async def _show(server: Server, name: str) -> Response:
-    rules, counts = await _known(server)
-    return json_response(queue_view(name, rules.get(name), counts.get(name, {})))
+    return json_response((await _known(server)).view(name))
 
 
-async def _known(server: Server) -> tuple[dict[str, QueueRules], dict[str, dict[str, int]]]:
-    """The queues that have rules, and those that have tasks."""
-    return dict(await server.read(GetQueues())), counts_by_queue(await server.stats())
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of queues, by name: of those that have rules, or tasks, or pending ones."""
+
+    rules: dict[str, QueueRules]
+    counts: dict[str, dict[str, int]]
+    pending_since: dict[str, int]
+
+    def names(self) -> list[str]:
+        """The queues that have tasks or rules, sorted."""
+        return sorted({*self.rules, *self.counts})
+
+    def view(self, name: str) -> dict[str, object]:
+        """The queue *name*, whether or not anything is known of it."""
+        return queue_view(
+            name,
+            self.rules.get(name),
+            self.counts.get(name, {}),
+            pending_since=self.pending_since.get(name),
+        )
+
+
+async def _known(server: Server) -> Known:
+    rules = dict(await server.read(GetQueues()))
+    counts = counts_by_queue(await server.stats())
+    return Known(rules, counts, dict(await server.read(OldestPending())))
 
 
 def _name(request: Request) -> str:
