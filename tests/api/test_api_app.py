@@ -36,7 +36,7 @@ FAILING = Route(method="GET", path="/fail", endpoint=fail, scope=Scope.OPEN, sum
 BREAKING = Route(method="GET", path="/break", endpoint=break_off, scope=Scope.OPEN, summary="")
 
 
-@pytest.mark.parametrize("path", ["/", "/nope", "/v1", "/v1/tasks/", "/v1/tasks/a/b", "/static/x", "*"])
+@pytest.mark.parametrize("path", ["/nope", "/v1", "/v1/tasks/", "/v1/tasks/a/b", "/static/x", "*"])
 async def test_nothing_there_is_a_404_problem(queue: TaskQueue, autojump_clock: Clock, path: str) -> None:
     async with open_api(queue) as api:
         answer = await api.get(path)

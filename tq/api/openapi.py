@@ -33,6 +33,7 @@ from tq.core.errors import (
 )
 from tq.core.ops import BATCH_MAX
 from tq.core.queries import PAGE_MAX
+from tq.dashboard.files import MEDIA
 from tq.metrics.meter import OPENMETRICS, PLAIN
 
 Problems = dict[int, set[type[TqError]]]
@@ -42,6 +43,7 @@ _EXAMPLES: Final = Path(__file__).parent / "pages" / "examples.json"
 _ORIGINAL: Final = frozenset({"/submit", "/status/{id*}", "/stats"})
 _MEDIA: Final = {
     "Page": ("text/html; charset=utf-8",),
+    "File": tuple(MEDIA.values()),
     "EventStream": (EVENT_STREAM,),
     "Metrics": (PLAIN, OPENMETRICS),
 }
@@ -68,6 +70,7 @@ _TAGS: Final = {
     "metrics": "For Prometheus",
     "health": "For whoever starts and restarts servers",
     "contract": "This document",
+    "dashboard": "For people",
     "original": "The three routes of the server that tq grew from; frozen",
 }
 
@@ -78,6 +81,8 @@ PARAMETERS: Final[dict[str, tuple[Schema, str]]] = {
     "id": (TASK_ID, "the task"),
     "queue": (NAME, "the queue"),
     "name": (NAME, "the schedule"),
+    "version": (NAME, "of the files, as the page names it"),
+    "file": (NAME, "the name of the file"),
     "wait": (
         {"type": "number", "minimum": 0, "maximum": WAIT_MAX_S},
         "hold the answer until the task has ended, so many seconds at the longest",
@@ -119,6 +124,8 @@ _ASKED: Final[dict[str, tuple[str, ...]]] = {
     "submit_task": ("Idempotency-Key", "Prefer"),
     "get_contract": ("If-None-Match",),
     "get_docs": ("If-None-Match",),
+    "get_dashboard": ("If-None-Match",),
+    "get_dashboard_file": ("If-None-Match",),
 }
 """By operation: the headers of the request that it heeds."""
 _TOLD: Final[dict[str, dict[int, tuple[str, ...]]]] = {
@@ -131,6 +138,8 @@ _TOLD: Final[dict[str, dict[int, tuple[str, ...]]]] = {
     "list_schedules": {200: ("Link",)},
     "get_contract": {200: ("ETag",), 304: ("ETag",)},
     "get_docs": {200: ("ETag",), 304: ("ETag",)},
+    "get_dashboard": {200: ("ETag",), 304: ("ETag",)},
+    "get_dashboard_file": {200: ("ETag",), 304: ("ETag",)},
 }
 """By operation and status: the headers of the answer."""
 _LINKS: Final = {
@@ -233,6 +242,8 @@ def _tag(route: Route) -> str:
         return "events" if rest[0] == "tickets" or rest[-1] == "events" else rest[0]
     if first == "metrics":
         return first
+    if first in ("", "dashboard"):
+        return "dashboard"
     return "contract" if first in ("openapi.json", "docs") else "health"
 
 

@@ -12,6 +12,7 @@ import msgspec
 from tq.api.endpoints import (
     actions,
     contract,
+    dashboard,
     events,
     health,
     lists,
@@ -558,5 +559,24 @@ ROUTES: Final = (
         name="get_docs",
         summary="a page that shows the contract",
         answers={200: "Page", 304: ""},
+    ),
+    Route(
+        method="GET",
+        path="/",
+        endpoint=dashboard.page,
+        scope=Scope.OPEN,
+        name="get_dashboard",
+        summary="the dashboard",
+        query=_NO_QUERY_CHECK,
+        answers={200: "Page", 304: ""},
+    ),
+    Route(
+        method="GET",
+        path="/dashboard/{version}/{file}",
+        endpoint=dashboard.file,
+        scope=Scope.OPEN,
+        name="get_dashboard_file",
+        summary="a file of the dashboard",
+        answers={200: "File", 304: ""},
     ),
 )

@@ -454,6 +454,7 @@ def _wholes() -> dict[str, Schema]:
         ),
         "EventStream": TEXT | {"description": "server-sent events; the data of each is JSON"},
         "Page": TEXT | {"description": "HTML"},
+        "File": TEXT | {"description": "a script, a style sheet or a picture"},
         "Types": record(
             "By name. anything: a type that is not among them is done too.",
             {"types": listed(ref("HandledType")), "anything": TRUTH},

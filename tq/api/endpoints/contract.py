@@ -11,7 +11,7 @@ from tq.engine.server import Server
 
 async def get(server: Server, request: Request) -> Response:
     """The OpenAPI document of every route; 304 if it is the one of ``If-None-Match``."""
-    return _kept(request, _document(), (), JSON)
+    return kept(request, _document(), (), JSON)
 
 
 async def page(server: Server, request: Request) -> Response:
@@ -19,7 +19,7 @@ async def page(server: Server, request: Request) -> Response:
     from tq.api.pages import docs_page
 
     html, policy = docs_page()
-    return _kept(request, html, (("content-security-policy", policy),), "text/html; charset=utf-8")
+    return kept(request, html, (("content-security-policy", policy),), "text/html; charset=utf-8")
 
 
 @cache
@@ -31,10 +31,17 @@ def _document() -> bytes:
     return make_document(ROUTES)
 
 
-def _kept(request: Request, body: bytes, headers: tuple[tuple[str, str], ...], media: str) -> Response:
+def kept(
+    request: Request,
+    body: bytes,
+    headers: tuple[tuple[str, str], ...],
+    media: str,
+    *,
+    cache: str = "no-cache",
+) -> Response:
     """*body*, which the client may keep, and has if its ``If-None-Match`` says so."""
     tag = f'"{blake2b(body, digest_size=8).hexdigest()}"'
-    headers = (("etag", tag), ("cache-control", "no-cache"), ("x-content-type-options", "nosniff"), *headers)
+    headers = (("etag", tag), ("cache-control", cache), ("x-content-type-options", "nosniff"), *headers)
     if tag in request.headers.get("if-none-match", ""):
         return Response(304, headers=headers)
     return Response(200, body, headers, media)
