@@ -71,6 +71,14 @@ lock:
     uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
         --all-extras --group dev pyproject.toml --output-file requirements.lock
 
+# Fetch the modules that the dashboard is made with, at the versions in tq/dashboard/vendor/update
+vendor:
+    tq/dashboard/vendor/update
+
+# Take the pictures of the dashboard that the documentation shows; `just screenshots /tmp/x --all`: every page
+screenshots FOLDER="docs/images" *ARGS="": setup
+    PYTHONPATH=tests/e2e {{bin}}/python tests/e2e/screenshots.py {{FOLDER}} {{ARGS}}
+
 # Look at this machine: versions, disk, limits, ports; what is wrong and what to do
 [no-exit-message]
 doctor *ARGS: setup

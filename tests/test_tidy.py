@@ -85,8 +85,8 @@ MAY_IMPORT = {
     "signature": {"core", "context"},
     "handlers": {"core", "context", "signature"},
     "engine": {"core", "storage", "clock", "context", "signature", "handlers", "tracing", "engine"},
-    "api": {"core", "storage", "clock", "handlers", "engine", "metrics", "api"},
-    "dashboard": {"core", "storage", "clock", "handlers", "engine", "dashboard"},
+    "api": {"core", "storage", "clock", "handlers", "engine", "metrics", "dashboard", "api"},
+    "dashboard": {"dashboard"},
     "metrics": {"core", "storage", "clock", "handlers", "engine", "metrics"},
     "config": {"core"},
     "client": {"core", "clock", "client"},
@@ -94,7 +94,7 @@ MAY_IMPORT = {
     "tracing": {"core", "__init__"},
     "demo": {"context", "handlers"},
     "doctor": {"core", "storage", "api", "config"},
-    "cli": {"core", "storage", "clock", "handlers", "engine", "api", "dashboard", "metrics", "config", "logs"}
+    "cli": {"core", "storage", "clock", "handlers", "engine", "api", "metrics", "config", "logs"}
     | {"demo", "doctor", "tracing", "cli"},
     "__init__": {"core", "client", "context", "handlers"},
     "__main__": {"cli"},

@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
@@ -24,6 +24,9 @@ from tq.signature import Signature, read_signature
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+
+ANY_TYPE: Final = "*"
+"""What the handler is registered for that takes every type without another one."""
 
 Isolation = Literal["thread", "process"]
 Backend = Literal["trio", "asyncio"]
@@ -56,6 +59,11 @@ class Handler:
     defaults: TypeDefaults
     timeout_given: bool
     signature: Signature
+
+    @property
+    def description(self) -> str:
+        """The first paragraph of the docstring of the function; empty if it has none."""
+        return (inspect.getdoc(self.function) or "").partition("\n\n")[0]
 
     def arguments(self, payload: Json, context: Context | None = None) -> dict[str, Any]:
         """The keyword arguments that *payload* gives the function.
@@ -95,6 +103,12 @@ class TaskQueue:
     def schedules(self) -> tuple[Scheduled, ...]:
         """The schedules that come with the handlers, by name."""
         return tuple(self._schedules[name] for name in sorted(self._schedules))
+
+    @property
+    def handlers(self) -> tuple[Handler, ...]:
+        """Every handler, by type; the one for any type, if there is one, last."""
+        own = [self._handlers[type] for type in sorted(self._handlers)]
+        return (*own, self._fallback) if self._fallback else tuple(own)
 
     @property
     def types(self) -> tuple[str, ...] | None:
@@ -142,7 +156,7 @@ class TaskQueue:
         """
 
         def register(function: F) -> F:
-            if type in self._handlers or (type == "*" and self._fallback):
+            if type in self._handlers or (type == ANY_TYPE and self._fallback):
                 raise ValueError(f"type {type!r} has a handler already")
             handler = Handler(
                 type=type,
@@ -164,7 +178,7 @@ class TaskQueue:
                 timeout_given=timeout is not None,
                 signature=read_signature(function),
             )
-            if type == "*":
+            if type == ANY_TYPE:
                 self._fallback = handler
             else:
                 self._handlers[type] = handler
@@ -235,8 +249,7 @@ class TaskQueue:
 
     def types_that_run(self, runs: Runs) -> tuple[str, ...]:
         """The types whose handlers run there, sorted."""
-        every = [*self._handlers.values(), *([self._fallback] if self._fallback else [])]
-        return tuple(sorted(handler.type for handler in every if handler.runs is runs))
+        return tuple(sorted(handler.type for handler in self.handlers if handler.runs is runs))
 
     def runs(self, type: str) -> Runs:
         """Where the handler of *type* runs; TRIO if there is none here."""
@@ -310,7 +323,7 @@ def _defaults(type: str, **given: object) -> TypeDefaults:
     """The defaults of a type, *given* as in a submit and read by the same rules."""
     body = {name: value for name, value in given.items() if value is not None}
     try:
-        request = decode_submit(msgspec.json.encode({"type": "any" if type == "*" else type, **body}))
+        request = decode_submit(msgspec.json.encode({"type": "any" if type == ANY_TYPE else type, **body}))
         checked = new_task(request, TypeDefaults(), new_id=TaskId("any"), now=0)
     except InvalidInput as fault:
         raise ValueError(f"handler of {type!r}: {fault.message}") from None

@@ -44,6 +44,25 @@ class Signature:
             arguments[self.context] = context
         return arguments
 
+    def schema(self) -> dict[str, Any] | bool:
+        """The payloads that fit, as a JSON Schema; True, which is any, where the types cannot tell."""
+        kind = self.decoder.type
+        try:
+            (found,), parts = msgspec.json.schema_components([kind], ref_template="#/$defs/{name}")
+        except TypeError:
+            return True
+        name = found.get("$ref", "").removeprefix("#/$defs/")
+        if not self.whole and name in parts:
+            # The parameters themselves: nothing else refers to them.
+            found = parts.pop(name)
+            found["properties"] = {
+                each.encode_name: found["properties"][each.encode_name] | _shown_default(each)
+                for each in msgspec.structs.fields(kind)
+            }
+            # It names the function as Python sees it.
+            del found["title"]
+        return {**found, "$defs": parts} if parts else found
+
 
 def read_signature(function: Callable[..., Any]) -> Signature:
     """The decoder for the parameters of *function*.
@@ -87,6 +106,16 @@ def _hints(function: Callable[..., Any], name: str) -> dict[str, Any]:
 def _default(value: Any) -> Any:
     # A struct may not have a mutable default; a factory that gives the function's own is what Python does.
     return msgspec.field(default_factory=lambda: value)
+
+
+def _shown_default(parameter: msgspec.structs.FieldInfo) -> dict[str, Any]:
+    """The default of *parameter* as a keyword of JSON Schema; nothing where JSON cannot hold it."""
+    if parameter.default_factory is msgspec.NODEFAULT:
+        return {}
+    try:
+        return {"default": msgspec.to_builtins(parameter.default_factory())}
+    except TypeError:
+        return {}
 
 
 def _decoder(name: str, fields: list[Any], *, whole: bool, spread: bool) -> msgspec.json.Decoder[Any]:

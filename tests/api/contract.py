@@ -11,7 +11,8 @@ from raw_http import Answer
 
 from tq.api.http import NDJSON
 from tq.api.openapi import describe, path_of
-from tq.api.routes import ROUTES, Route
+from tq.api.route import Route
+from tq.api.routes import ROUTES
 from tq.api.schemas import ref
 
 DOCUMENT = json.loads(json.dumps(describe(ROUTES)))

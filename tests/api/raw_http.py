@@ -17,7 +17,8 @@ from quart_trio import QuartTrio
 from tq.api.access import OnRequest
 from tq.api.app import make_app
 from tq.api.origin import LOOPBACK, OriginPolicy
-from tq.api.routes import ROUTES, Route
+from tq.api.route import Route
+from tq.api.routes import ROUTES
 from tq.api.serve import Traffic, bind_sockets, serve_http
 from tq.core.limits import Rate
 from tq.engine.server import Server, Settings

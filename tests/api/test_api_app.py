@@ -12,7 +12,8 @@ from quart import abort
 from raw_http import JSON_TYPE, open_api
 
 from tq.api.http import Request, Response
-from tq.api.routes import BODY_MAX, ROUTES, Route
+from tq.api.route import BODY_MAX, Route
+from tq.api.routes import ROUTES
 from tq.core.errors import Conflict
 from tq.core.keys import Scope
 from tq.engine.server import Server
@@ -37,7 +38,7 @@ FAILING = Route(method="GET", path="/fail", endpoint=fail, scope=Scope.OPEN, sum
 BREAKING = Route(method="GET", path="/break", endpoint=break_off, scope=Scope.OPEN, summary="")
 
 
-@pytest.mark.parametrize("path", ["/", "/nope", "/v1", "/v1/tasks/", "/v1/tasks/a/b", "/static/x", "*"])
+@pytest.mark.parametrize("path", ["/nope", "/v1", "/v1/tasks/", "/v1/tasks/a/b", "/static/x", "*"])
 async def test_nothing_there_is_a_404_problem(queue: TaskQueue, autojump_clock: Clock, path: str) -> None:
     async with open_api(queue) as api:
         answer = await api.get(path)

@@ -37,7 +37,7 @@ from tq.api.access import Answered
 from tq.api.connection import INBOX_MAX, Connection, Inbox
 from tq.api.http import Request, Response
 from tq.api.limits import address_group
-from tq.api.routes import Route
+from tq.api.route import Route
 from tq.api.serve import (
     Caps,
     Context,

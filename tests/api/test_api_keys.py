@@ -14,7 +14,8 @@ from live_client import Socket, Stream, sse, websocket
 from raw_http import JSON_TYPE, Answer, Api, open_api
 from trio.testing import MockClock
 
-from tq.api.routes import ROUTES, Route
+from tq.api.route import Route
+from tq.api.routes import ROUTES
 from tq.core.errors import StorageUnavailable
 from tq.core.keys import KEY_SCOPES, NewKey, Scope, make_key
 from tq.core.limits import Rate

@@ -16,7 +16,8 @@ from raw_http import JSON_TYPE, NDJSON_TYPE, Api, open_api
 from tq.api.http import JSON, NDJSON
 from tq.api.openapi import error_kinds, problems_of
 from tq.api.problems import PROBLEM
-from tq.api.routes import ROUTES, Route
+from tq.api.route import Route
+from tq.api.routes import ROUTES
 from tq.api.schemas import RULES, request_schemas
 from tq.context import Context
 from tq.core.errors import TqError

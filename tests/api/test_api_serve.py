@@ -25,7 +25,8 @@ from wsproto.events import Request as Handshake
 
 from tq.api.connection import INBOX_MAX, LINGER_S, Connection, Inbox
 from tq.api.http import Request, Response
-from tq.api.routes import ROUTES, Route
+from tq.api.route import Route
+from tq.api.routes import ROUTES
 from tq.api.serve import CannotListen, Context, bind_sockets, http_config, serve_http
 from tq.core.keys import Scope
 from tq.engine.server import Server

@@ -15,7 +15,8 @@ from raw_http import JSON_TYPE, NDJSON_TYPE, Answer, open_api
 
 from tq.api.body import BODY_TIMEOUT_S
 from tq.api.http import JSON
-from tq.api.routes import ROUTES, Route
+from tq.api.route import Route
+from tq.api.routes import ROUTES
 from tq.context import Context
 from tq.handlers import TaskQueue
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from raw_http import JSON_TYPE, NDJSON_TYPE, lines, open_api
 
 from tq.api.http import JSON
-from tq.api.routes import ROUTES, Route
+from tq.api.route import Route
+from tq.api.routes import ROUTES
 from tq.core import wire
 from tq.core.errors import InvalidInput
 from tq.core.wire import SHORT_TEXT_MAX, check_json_text, decode_batch

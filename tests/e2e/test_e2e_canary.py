@@ -8,7 +8,8 @@ from urllib.parse import urlencode
 
 from process import JSON_TYPE, NDJSON_TYPE, Server, Site, wait_until
 
-from tq.api.routes import ROUTES, Route
+from tq.api.route import Route
+from tq.api.routes import ROUTES
 
 pytest_plugins = ("site_fixture",)
 

@@ -46,7 +46,8 @@ from tq.api.negotiate import check_accept, negotiated
 from tq.api.origin import LOOPBACK, OriginPolicy, refusal
 from tq.api.problems import PROBLEM, BodyTooSlow, MethodNotAllowed, problem_response, with_request_id
 from tq.api.reach import check_reach
-from tq.api.routes import FROZEN, ROUTES, Route, answer_media
+from tq.api.route import FROZEN, Route, answer_media
+from tq.api.routes import ROUTES
 from tq.api.submits import told_to
 from tq.api.tickets import Tickets
 from tq.api.websocket import WebSocketConnection

@@ -26,7 +26,7 @@ from tq.api.problems import (
     NotAcceptable,
     status_of,
 )
-from tq.api.routes import FROZEN, MEDIA, SMALL_BODY_MAX, Route, answer_media
+from tq.api.route import FROZEN, MEDIA, SMALL_BODY_MAX, Route, answer_media
 from tq.api.schemas import NAME, TASK_ID, TEXT, Schema, answer_schemas, ref, request_schemas
 from tq.core.errors import (
     InvalidInput,
@@ -74,6 +74,7 @@ _TAGS: Final = {
     "metrics": "For Prometheus",
     "health": "For whoever starts and restarts servers",
     "contract": "This document",
+    "dashboard": "For people",
     "original": "The three routes of the server that tq grew from; frozen",
 }
 
@@ -85,6 +86,8 @@ PARAMETERS: Final[dict[str, tuple[Schema, str]]] = {
     "queue": (NAME, "the queue"),
     "name": (NAME, "the schedule"),
     "key_id": ({"type": "string", "pattern": "^[0-9a-f]{16}$"}, "the key, by its id"),
+    "version": (NAME, "of the files, as the page names it"),
+    "file": (NAME, "the name of the file"),
     "wait": (
         {"type": "number", "minimum": 0, "maximum": WAIT_MAX_S},
         "hold the answer until the task has ended, so many seconds at the longest",
@@ -133,6 +136,8 @@ _ASKED: Final[dict[str, tuple[str, ...]]] = {
     "get_task": ("If-None-Match",),
     "get_contract": ("If-None-Match",),
     "get_docs": ("If-None-Match",),
+    "get_dashboard": ("If-None-Match",),
+    "get_dashboard_file": ("If-None-Match",),
 }
 """By operation: the headers of the request that it heeds."""
 _TOLD: Final[dict[str, dict[int, tuple[str, ...]]]] = {
@@ -146,6 +151,8 @@ _TOLD: Final[dict[str, dict[int, tuple[str, ...]]]] = {
     "get_task": {200: ("ETag",), 304: ("ETag",)},
     "get_contract": {200: ("ETag",), 304: ("ETag",)},
     "get_docs": {200: ("ETag",), 304: ("ETag",)},
+    "get_dashboard": {200: ("ETag",), 304: ("ETag",)},
+    "get_dashboard_file": {200: ("ETag",), 304: ("ETag",)},
 }
 """By operation and status: the headers of the answer."""
 _LINKS: Final = {
@@ -248,6 +255,8 @@ def _tag(route: Route) -> str:
         return "events" if rest[0] == "tickets" or rest[-1] == "events" else rest[0]
     if first == "metrics":
         return first
+    if first in ("", "dashboard"):
+        return "dashboard"
     return "contract" if first in ("openapi.json", "docs") else "health"
 
 

@@ -402,6 +402,19 @@ def _parts() -> dict[str, Schema]:
             {"traceback": TEXT, "frame": TEXT, "duration": SECONDS},
         ),
         "LogLine": record("A line that a handler logged.", {"at": AT, "attempt": COUNT, "text": TEXT}),
+        "HandledType": record(
+            "A type that is handled here: where its tasks go, unless they say otherwise, and their payload.",
+            {
+                "type": TEXT,
+                "queue": NAME,
+                "priority": {"type": "integer", "minimum": PRIORITY_MIN, "maximum": PRIORITY_MAX},
+                "timeout": SECONDS,
+                "max_attempts": COUNT,
+                "runs": {"enum": ["trio", "asyncio", "thread", "process"]},
+                "description": TEXT,
+                "payload": {"description": "a JSON Schema; true for any payload"},
+            },
+        ),
         "Tick": record(
             "One due instant of a schedule: the task it made, or why it made none.",
             {"at": AT},
@@ -464,6 +477,11 @@ def _wholes() -> dict[str, Schema]:
         ),
         "EventStream": TEXT | {"description": "server-sent events; the data of each is JSON"},
         "Page": TEXT | {"description": "HTML"},
+        "File": TEXT | {"description": "a script, a style sheet or a picture"},
+        "Types": record(
+            "By name. anything: a type that is not among them is done too.",
+            {"types": listed(ref("HandledType")), "anything": TRUTH},
+        ),
         "Metrics": TEXT | {"description": "the text format of Prometheus, or OpenMetrics"},
     }
 

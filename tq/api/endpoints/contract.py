@@ -10,7 +10,7 @@ from tq.engine.server import Server
 
 async def get(server: Server, request: Request) -> Response:
     """The OpenAPI document of every route; 304 if it is the one of ``If-None-Match``."""
-    return _kept(_document(), (), JSON)
+    return kept(_document(), (), JSON)
 
 
 async def page(server: Server, request: Request) -> Response:
@@ -18,7 +18,7 @@ async def page(server: Server, request: Request) -> Response:
     from tq.api.pages import docs_page
 
     html, policy = docs_page()
-    return _kept(html, (("content-security-policy", policy),), "text/html; charset=utf-8")
+    return kept(html, (("content-security-policy", policy),), "text/html; charset=utf-8")
 
 
 @cache
@@ -30,7 +30,9 @@ def _document() -> bytes:
     return make_document(ROUTES)
 
 
-def _kept(body: bytes, headers: tuple[tuple[str, str], ...], media: str) -> Response:
-    """*body*, which the client may keep, if it asks each time whether it is still that."""
-    headers = (("cache-control", "no-cache"), ("x-content-type-options", "nosniff"), *headers)
+def kept(
+    body: bytes, headers: tuple[tuple[str, str], ...], media: str, *, cache: str = "no-cache"
+) -> Response:
+    """*body*, which the client may keep; unless *cache* says more, it asks each time whether it is that."""
+    headers = (("cache-control", cache), ("x-content-type-options", "nosniff"), *headers)
     return Response(200, body, headers, media, tag=tag_of(body))

@@ -1,0 +1,289 @@
+"""The dashboard in a real browser: that each page is shown, to everybody, everywhere, and stays quick."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+from browser import Desk, NoBrowser, find_browser, sit_down
+from playwright.sync_api import BrowserContext, Page, expect
+from prefix_proxy import open_proxy
+from process import Server, Site
+
+pytest_plugins = ("browser_fixture",)
+
+PAGES = {
+    "": "Overview",
+    "#/tasks": "Tasks",
+    "#/tasks/gone-wrong": "email gone-wrong",
+    "#/queues": "Queues",
+    "#/dead": "Dead letters",
+    "#/schedules": "Schedules",
+    "#/workers": "Workers",
+    "#/types": "Types",
+    "#/types/invoice": "Submit invoice",
+    "#/nowhere": "Nothing here",
+}
+
+NAMELESS = """() => [...document.querySelectorAll("button, a, input, select, textarea")]
+  .filter(each => each.checkVisibility() && !each.innerText.trim() && !each.ariaLabel && !each.labels?.length)
+  .map(each => each.outerHTML)"""
+
+FAINT = """() => {
+  const parts = text => {
+    const [r, g, b, a = 1] = text.match(/[\\d.]+/g).map(Number);
+    return {rgb: [r, g, b], a};
+  };
+  const light = ({rgb}) => rgb.map(each => each / 255)
+    .map(each => (each <= 0.04045 ? each / 12.92 : ((each + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, each, at) => sum + each * [0.2126, 0.7152, 0.0722][at], 0);
+  const behind = element => {
+    for (let each = element; each; each = each.parentElement) {
+      const found = parts(getComputedStyle(each).backgroundColor);
+      if (found.a === 1) return found;
+    }
+    return {rgb: [255, 255, 255], a: 1};
+  };
+  const found = [];
+  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (texts.nextNode()) {
+    const element = texts.currentNode.parentElement;
+    const isOff = element.closest("button:disabled, noscript, script, .sr, .plot");
+    if (!texts.currentNode.data.trim() || isOff || !element.checkVisibility()) continue;
+    const [one, other] = [light(parts(getComputedStyle(element).color)), light(behind(element))];
+    const contrast = (Math.max(one, other) + 0.05) / (Math.min(one, other) + 0.05);
+    if (contrast < 4.5) found.push(`${contrast.toFixed(2)}: ${texts.currentNode.data.slice(0, 40)}`);
+  }
+  return found;
+}"""
+
+
+@pytest.fixture(scope="module")
+def stocked(shop: Server) -> Server:
+    """The shop, with something on each page."""
+    shop.submit("email", {"to": "x@nowhere.net"}, id="gone-wrong", tags=["news"], key="ada")
+    shop.submit("nap", {"seconds": 600}, id="napping")
+    shop.submit("email", {"to": "a@example.org"}, delay=600)
+    shop.post("/v1/queues/mail/pause", {})
+    shop.submit("email", {"to": "a@example.org"})
+    shop.final("gone-wrong")
+    return shop
+
+
+# Each page
+
+
+@pytest.mark.parametrize("address", PAGES)
+def test_a_page_is_shown_to_everybody(address: str, desk: Desk, stocked: Server) -> None:
+    page = desk.open(address)
+    expect(page.locator("h1")).to_have_text(PAGES[address])
+    expect(page.locator(".loading")).to_have_count(0)
+    assert page.locator("main").count() == page.locator("nav[aria-label=Pages]").count() == 1
+    assert page.evaluate(NAMELESS) == []
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        assert page.evaluate(FAINT) == [], f"not readable when it is {scheme}"
+    page.set_viewport_size({"width": 360, "height": 740})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_the_overview_counts_what_happens(desk: Desk, stocked: Server) -> None:
+    page = desk.open()
+    tiles = page.locator(".tiles")
+    expect(page.locator(".mark")).to_have_text("Live")
+    before = stocked.get("/v1/stats").json["totals"]["succeeded"]
+    for _ in range(5):
+        stocked.submit("page", {"number": 1})
+    expect(tiles).to_contain_text(f"{before + 5} done in all")
+    expect(tiles).to_contain_text("1 of 4")
+    expect(tiles).to_contain_text("oldest for")
+    expect(page.get_by_role("region", name="Latest failures")).to_contain_text("email")
+    assert page.locator("canvas").count() == 2
+
+
+def test_the_theme_is_the_readers_and_is_kept(desk: Desk, stocked: Server) -> None:
+    page = desk.open()
+    page.emulate_media(color_scheme="light")
+    ground = "getComputedStyle(document.body).backgroundColor"
+    light = page.evaluate(ground)
+    page.get_by_role("button", name="Theme: as the system").click()
+    page.get_by_role("button", name="Theme: light").click()
+    dark = page.evaluate(ground)
+    assert dark != light
+    page.reload()
+    page.locator("main h1").wait_for()
+    assert page.evaluate(ground) == dark
+    page.get_by_role("button", name="Theme: dark").click()
+    assert page.evaluate(ground) == light
+
+
+def test_a_task_that_is_not_there_is_told_so(desk: Desk, stocked: Server) -> None:
+    page = desk.open("#/tasks/never-was")
+    expect(page.get_by_role("alert")).to_contain_text("Not there")
+    desk.forgive("status of 404")
+
+
+# The keyboard
+
+
+def test_everything_is_reached_by_keyboard(desk: Desk, stocked: Server) -> None:
+    page = desk.open()
+    page.keyboard.press("/")
+    expect(page.get_by_role("combobox", name="Search tasks")).to_be_focused()
+    page.keyboard.type("type:email")
+    page.keyboard.press("Escape")
+    page.keyboard.press("Enter")
+    expect(page.locator("tbody tr")).to_have_count(3)
+    page.get_by_role("combobox").press("Escape")
+    page.keyboard.press("j")
+    page.keyboard.press("j")
+    page.keyboard.press("k")
+    expect(page.locator("tbody tr").first.locator("a.id")).to_be_focused()
+    page.keyboard.press("x")
+    expect(page.get_by_role("region", name="Selected tasks")).to_contain_text("1 task")
+    page.keyboard.press("j")
+    page.keyboard.press("j")
+    page.keyboard.press("Enter")
+    expect(page.locator("h1")).to_have_text("email gone-wrong")
+    expect(page.locator("h1")).to_be_focused()
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog", name="Keyboard")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    page.keyboard.press("g")
+    page.keyboard.press("q")
+    expect(page.locator("h1")).to_have_text("Queues")
+
+
+# Where it is, and who may what
+
+
+def test_it_works_below_a_path(profile: BrowserContext, stocked: Server) -> None:
+    with open_proxy(stocked.port, "/a/tq") as proxy, sit_down(profile, proxy.base) as desk:
+        page = desk.open()
+        expect(page.locator(".mark")).to_have_text("Live")
+        expect(page.locator(".tiles")).to_be_visible()
+        page.get_by_role("link", name="Tasks", exact=True).click()
+        page.get_by_role("link", name="gone-wrong").click()
+        page.get_by_role("button", name="As curl").click()
+        expect(page.get_by_label("Command")).to_contain_text(f"'{proxy.base}v1/tasks'")
+        page.keyboard.press("Escape")
+        page.get_by_role("link", name="API", exact=True).click()
+        page.get_by_text("submit a task").first.wait_for()
+        assert all(path.startswith("/a/tq/") for _, path, _ in proxy.asked if path != "/favicon.ico")
+
+
+def test_a_key_is_asked_for_and_kept_in_the_tab_alone(profile: BrowserContext, stocked: Server) -> None:
+    key = "tq_0123456789"
+    with open_proxy(stocked.port, key=key) as proxy, sit_down(profile, proxy.base) as desk:
+        page = desk.open("#/tasks/gone-wrong")
+        dialog = page.get_by_role("dialog", name="This server asks for a key")
+        dialog.get_by_label("Key").fill("wrong")
+        dialog.get_by_role("button", name="Use this key").click()
+        expect(dialog).to_contain_text("not known, or no longer good")
+        dialog.get_by_label("Key").fill(key)
+        dialog.get_by_role("button", name="Use this key").click()
+        expect(page.locator("h1")).to_have_text("email gone-wrong")
+        expect(page.locator(".mark")).to_have_text("Live")
+        page.get_by_role("button", name="As curl").click()
+        expect(page.get_by_label("Command")).to_contain_text("authorization: Bearer $TQ_KEY")
+        assert key not in page.content()
+        page.reload()
+        expect(page.locator("h1")).to_have_text("email gone-wrong")
+        assert page.evaluate("[sessionStorage.length, JSON.stringify(localStorage)]") == [1, "{}"]
+        assert all(key not in path for _, path, _ in proxy.asked)
+        desk.forgive("status of 401")
+
+
+def test_what_a_key_must_not_is_not_offered_twice(profile: BrowserContext, stocked: Server) -> None:
+    with open_proxy(stocked.port, may_change=False) as proxy, sit_down(profile, proxy.base) as desk:
+        page = desk.open("#/tasks/gone-wrong")
+        retry = page.get_by_role("button", name="Retry", exact=True)
+        retry.click()
+        page.get_by_text("refused: not_allowed").wait_for()
+        expect(retry).to_have_count(0)
+        page.keyboard.press("g")
+        page.keyboard.press("q")
+        expect(page.locator("tbody tr").first).to_be_visible()
+        expect(page.get_by_role("button", name="Pause")).to_have_count(0)
+        expect(page.get_by_role("button", name="Rules").first).to_be_visible()
+        desk.forgive("status of 403")
+
+
+# Many tasks
+
+
+@pytest.fixture(scope="module")
+def crowd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with 20,000 tasks that wait."""
+    site = Site(tmp_path_factory.mktemp("crowd"))
+    try:
+        server = site.start("shop_app:app", store="memory:", workers=2)
+        line = b'{"type": "nap", "payload": {"seconds": 0}, "queue": "crowd", "delay": 3600}\n'
+        headers = {"Content-Type": "application/x-ndjson"}
+        assert server.ask("POST", "/v1/tasks/batch", line * 20_000, headers).status == 200
+        yield server
+    finally:
+        site.close()
+
+
+def frames(page: Page) -> list[float]:
+    """How long each frame took since `watch_frames`, the longest first."""
+    found: list[float] = page.evaluate("window.__frames.sort((a, b) => b - a)")
+    return found
+
+
+WATCH_FRAMES = """() => {
+  window.__frames = [];
+  let last = performance.now();
+  const next = now => { window.__frames.push(now - last); last = now; requestAnimationFrame(next); };
+  requestAnimationFrame(next);
+}"""
+
+
+def test_twenty_thousand_tasks_do_not_slow_it(profile: BrowserContext, crowd: Server) -> None:
+    with sit_down(profile, f"http://127.0.0.1:{crowd.port}/") as desk:
+        page = desk.open()
+        started = time.monotonic()
+        page.get_by_role("link", name="Tasks", exact=True).click()
+        expect(page.locator("tbody tr")).to_have_count(50)
+        assert time.monotonic() - started < 3
+        page.get_by_role("checkbox", name="Select all on this page").click()
+        page.get_by_role("button", name="Select all that match").click()
+        page.get_by_role("button", name="Cancel", exact=True).click()
+        expect(page.get_by_role("heading", name="Cancel 20,000 tasks?")).to_be_visible()
+        page.get_by_role("button", name="Not now").click()
+        # Two thousand more, told of one by one, are no more than a page each time it is looked at.
+        page.get_by_role("checkbox", name="Select all on this page").click()
+        page.evaluate(WATCH_FRAMES)
+        line = b'{"type": "page", "payload": {"number": 1}, "queue": "flood"}\n'
+        crowd.ask("POST", "/v1/tasks/batch", line * 2_000, {"Content-Type": "application/x-ndjson"})
+        expect(page.locator("tbody tr").first).to_contain_text("flood")
+        expect(page.locator("tbody tr")).to_have_count(50)
+        assert frames(page)[0] < 1000, "it stood still"
+
+
+def test_nothing_moves_while_it_is_read(profile: BrowserContext, crowd: Server) -> None:
+    with sit_down(profile, f"http://127.0.0.1:{crowd.port}/") as desk:
+        page = desk.open("#/tasks?q=queue:crowd")
+        expect(page.locator(".mark")).to_have_text("Live")
+        first = page.locator("tbody tr a.id").first
+        before = first.inner_text()
+        page.mouse.wheel(0, 600)
+        page.wait_for_function("window.scrollY > 200")
+        task_id = crowd.submit("nap", {"seconds": 0}, queue="crowd", delay=60)
+        show = page.get_by_role("button", name="while you read")
+        show.wait_for()
+        assert first.inner_text() == before
+        show.click()
+        expect(first).to_have_text(task_id)
+
+
+# The browser itself
+
+
+def test_a_missing_browser_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(NoBrowser, match="no Chromium on this machine: install it"):
+        find_browser()
