@@ -30,7 +30,7 @@ MATRIX = {
     "read": (
         *("get_status", "get_original_stats", "list_tasks", "list_failures", "get_task", "get_tree"),
         *("watch_task", "watch_all", "make_ticket", "list_queues", "get_queue", "list_schedules"),
-        *("get_schedule", "get_stats", "get_workers"),
+        *("get_schedule", "get_stats", "get_workers", "list_types"),
     ),
     "operate": (
         *("cancel_tasks", "retry_tasks", "delete_tasks", "update_task", "delete_task", "cancel_task"),
@@ -42,13 +42,13 @@ MATRIX = {
         *("create_key", "list_keys", "revoke_key"),
     ),
     "metrics": ("get_metrics",),
-    "open": ("get_alive", "get_ready", "get_contract", "get_docs"),
+    "open": ("get_alive", "get_ready", "get_contract", "get_docs", "get_dashboard", "get_dashboard_file"),
 }
 """What each route needs. A new route is added here by hand."""
 OF_ALL = (
     *("get_original_stats", "list_failures", "list_schedules", "get_schedule", "get_stats", "get_workers"),
     *("pause_schedule", "resume_schedule", "run_schedule", "put_schedule", "delete_schedule", "set_workers"),
-    *("create_key", "list_keys", "revoke_key", "get_metrics"),
+    *("create_key", "list_keys", "revoke_key", "get_metrics", "list_types"),
 )
 """What no key that is limited to some queues may ask."""
 BODIES: dict[str, object] = {
@@ -139,7 +139,7 @@ async def test_a_key_of_another_queue_reaches_nothing(
             assert (await ask(api, route, bearer(own))).status in (200, 201)
 
 
-@pytest.mark.parametrize("path", ["/livez", "/readyz", "/openapi.json", "/docs"])
+@pytest.mark.parametrize("path", ["/", "/livez", "/readyz", "/openapi.json", "/docs"])
 async def test_open_routes_ask_for_no_key(path: str, queue: TaskQueue, autojump_clock: MockClock) -> None:
     async with locked(queue) as api:
         assert (await api.get(path)).status == 200

@@ -52,10 +52,20 @@ async def test_below_the_root_path_all_is_as_without_it(queue: TaskQueue, autoju
         assert (await api.get("/tq/docs")).status == 200
 
 
-@pytest.mark.parametrize("path", ["/livez", "/tqlivez", "/tqx/livez", "/tq%2flivez/", "/tq", "/x/tq/livez"])
+@pytest.mark.parametrize("path", ["/livez", "/tqlivez", "/tqx/livez", "/tq%2flivez/", "/x/tq/livez"])
 async def test_elsewhere_there_is_nothing(queue: TaskQueue, autojump_clock: Clock, path: str) -> None:
     async with open_api(queue, root_path="/tq") as api:
         assert (await api.get(path)).status == 404
+
+
+async def test_the_root_path_itself_leads_to_the_dashboard_below_it(
+    queue: TaskQueue, autojump_clock: Clock
+) -> None:
+    async with open_api(queue, root_path="/tq") as api:
+        moved = await api.get("/tq")
+        assert (moved.status, moved.headers["location"]) == (308, "/tq/")
+        assert (await api.get("/tq/")).headers["content-type"] == "text/html; charset=utf-8"
+        assert (await api.post("/tq", {})).status == 405
 
 
 @pytest.mark.parametrize(("path", "status"), [("/tq/v1/events", 101), ("/v1/events", 404)])

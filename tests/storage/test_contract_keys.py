@@ -83,7 +83,7 @@ def test_unknown_key_is_not_revoked(store: Store) -> None:
 
 
 def test_the_first_that_was_revoked_makes_room(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("memory_keys", "sqlite_keys"):
+    for module in ("memory_keys", "sqlite_keys", "postgres_keys"):
         monkeypatch.setattr(f"tq.storage.{module}.KEYS_MAX", 3)
     assert keys.KEYS_MAX == 1_000
     for name in "abc":

@@ -215,6 +215,9 @@ class HttpConnection(TrioASGIHTTPConnection):
             refused = refusal(origins, method, path or "", self._headers, authority=_authority(target))
             if refused is not None:
                 return problem_response(refused)
+        if path == "/" and method in ("GET", "HEAD") and _path(target) == self.app.root_path:
+            # What the dashboard links to is found from the folder that its address is in.
+            return Response(308, headers=(("location", "/"),))
         if target == "*" and method == "OPTIONS":
             return Response(204, headers=(("allow", ", ".join(self.app.methods)),))
         return problem_response(self.app.outside()) if path is None else None
