@@ -12,6 +12,8 @@ from tq.core.workers import WorkerRange
 
 STORES = "it must be sqlite:///./tq.db, sqlite:////var/lib/tq.db, postgresql://user@host/database or memory:"
 
+STORES = "it must be sqlite:///./tq.db, sqlite:////var/lib/tq.db, postgresql://user@host/database or memory:"
+
 
 def load(
     tmp_path: Path, flags: Mapping[str, str | None] | None = None, *, toml: str = "", **environ: str
@@ -121,16 +123,8 @@ def test_a_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
         ("address_rate", "5/2d", "it must be none, or N/TIME as in 100/60s or 5/m"),
         ("log_format", "xml", "it must be auto, json or text"),
         ("log_level", "INFO", "it must be debug, info, warning or error"),
-        (
-            "store",
-            "tq.db",
-            "it must be sqlite:///./tq.db, sqlite:////var/lib/tq.db, postgresql://user@host/database or memory:",
-        ),
-        (
-            "store",
-            "sqlite:///",
-            "it must be sqlite:///./tq.db, sqlite:////var/lib/tq.db, postgresql://user@host/database or memory:",
-        ),
+        ("store", "tq.db", STORES),
+        ("store", "sqlite:///", STORES),
         ("bind", "8080", "it must be HOST:PORT with an IP address or localhost, as in"),
         ("bind", "127.0.0.1:65536", "it must be HOST:PORT with an IP address or localhost, as in"),
         ("bind", "127.0.0.1:http", "it must be HOST:PORT with an IP address or localhost, as in"),

@@ -227,9 +227,10 @@ async def test_handler_that_swallows_its_cancellation_is_concluded_and_keeps_its
 
 async def test_call_cancelled_before_its_first_step_ends() -> None:
     bridge = AsyncioLoop()
-    hold = threading.Event()
+    begun, hold = threading.Event(), threading.Event()
 
     async def block() -> None:
+        begun.set()
         hold.wait()  # no other task of the loop gets its turn
 
     async def never() -> None:
@@ -239,7 +240,7 @@ async def test_call_cancelled_before_its_first_step_ends() -> None:
         nursery.start_soon(bridge.run)
         async with trio.open_nursery() as calls:
             calls.start_soon(bridge.call, block)
-            await trio.testing.wait_all_tasks_blocked()
+            await trio.to_thread.run_sync(begun.wait)
             with trio.CancelScope() as scope:
                 calls.start_soon(hold_until_cancelled, scope, hold)
                 await bridge.call(never)

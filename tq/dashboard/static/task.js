@@ -72,10 +72,17 @@ function useTask(id) {
     let frame = 0;
     let said = [];
     const show = text => {
+      // What was said before it is in it.
+      said = [];
       setTask(read(text));
       setError(null);
     };
-    const load = () => ask("GET", path, { signal }).then(show, each => each.name !== "AbortError" && setError(each));
+    // The stream alone knows which lines came before this answer was made, and which after.
+    const showBesideLogs = text => {
+      setTask(old => ({ ...read(text), ...(old && { logs: old.logs }) }));
+      setError(null);
+    };
+    const load = () => ask("GET", path, { signal }).then(showBesideLogs, each => each.name !== "AbortError" && setError(each));
     const soon = () => (timer ||= setTimeout(() => { timer = 0; load(); }, AGAIN_MS));
     const flush = () => {
       frame = 0;
