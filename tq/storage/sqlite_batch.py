@@ -24,6 +24,7 @@ from tq.core.task import State, TaskId
 from tq.storage import sqlite_sql as sql
 from tq.storage.sqlite_book import Book, drop_empty_lanes, drop_old_rates, set_rules
 from tq.storage.sqlite_claim import Claiming
+from tq.storage.sqlite_fleet import beat, lead, prune_letters
 from tq.storage.sqlite_moves import ByIdOp, Moves
 from tq.storage.sqlite_rows import Rows, delete_tasks
 from tq.storage.sqlite_schedules import delete_schedule, fire, pause_schedule, put_schedule
@@ -112,7 +113,11 @@ class Batch:
             case ops.Prune():
                 return self._prune(op)
             case ops.Beat():
-                return self._beat(op)
+                return beat(self._db, op, self._now)
+            case ops.Lead():
+                return lead(self._db, op, self._now)
+            case ops.PruneLetters():
+                return prune_letters(self._db, op, self._now)
             case ops.SetQueue() | ops.PauseQueue():
                 return reply_or_refusal(self._set_rules, op)
             case ops.PutSchedule() | ops.DeleteSchedule() | ops.PauseSchedule() | ops.Fire():
@@ -218,13 +223,6 @@ class Batch:
             cancelled=fates[State.CANCELLED],
             more=more,
         )
-
-    def _beat(self, op: ops.Beat) -> ops.Beaten:
-        if op.gone:
-            self._db.execute(sql.DELETE_SERVER, (op.server,))
-        else:
-            self._db.execute(sql.UPSERT_SERVER, (op.server, self._now))
-        return ops.Beaten()
 
     def _set_rules(self, op: ops.SetQueue | ops.PauseQueue) -> QueueRules:
         before = self._book.rules.get(op.queue, DEFAULT_RULES)

@@ -8,7 +8,8 @@ from typing import TypeVar
 from tq.core.errors import StorageFull, StorageUnavailable, TqError
 from tq.core.ops import AnyOp, Reply
 from tq.core.queries import Query
-from tq.storage.store import Snapshot, Store
+from tq.core.task import ServerId
+from tq.storage.store import Snapshot, Store, Wake, WriteLetter
 
 R = TypeVar("R")
 
@@ -28,16 +29,23 @@ class FaultyStore:
         """As the store."""
         return self.store.unsettled
 
-    def apply(self, ops: Sequence[AnyOp], now: int) -> list[Reply | TqError]:
+    def apply(
+        self, ops: Sequence[AnyOp], now: int, *, news: WriteLetter | None = None
+    ) -> list[Reply | TqError]:
         """As the store, or the failure."""
         self._fail()
         self.batches.append(list(ops))
-        return self.store.apply(ops, now)
+        return self.store.apply(ops, now, news=news)
 
     def read(self, query: Query[R]) -> R:
         """As the store, or the failure."""
         self._fail()
         return self.store.read(query)
+
+    def open_wake(self, server: ServerId) -> Wake | None:
+        """As the store, or the failure."""
+        self._fail()
+        return self.store.open_wake(server)
 
     def _fail(self) -> None:
         if self.failing is not None:
