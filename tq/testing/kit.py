@@ -102,7 +102,7 @@ async def open_server(
 
 async def submit(server: Server, **fields: object) -> TaskId:
     """Submit a task to *server* by the *fields* of a submit body; its id, once it is durable."""
-    new = server.new_task(decode_submit(msgspec.json.encode(fields)))
+    new = await server.prepare(decode_submit(msgspec.json.encode(fields)))
     return (await server.submit(new)).task_id
 
 

@@ -99,14 +99,16 @@ def _answer(reply: Submitted | TqError, line: int) -> Accepted | Refused:
     return Refused(line, problem(reply))
 
 
-def read_chunk(server: Server, lines: Sequence[bytes | None], first_line: int) -> Chunk:
+async def read_chunk(server: Server, lines: Sequence[bytes | None], first_line: int) -> Chunk:
     """*lines* as a chunk; blank ones are passed over. *first_line* is the number of the first, from 1."""
     chunk = Chunk(first_line)
     for number, line in enumerate(lines, first_line):
         if line is not None and (not line or line.isspace()):
             continue
         try:
-            chunk.new.append(server.new_task(decode_submit(_within_limit(line))))
+            chunk.new.append(await server.prepare(decode_submit(_within_limit(line))))
+        except StorageUnavailable:
+            raise
         except TqError as fault:
             chunk.faults.append(Refused(number, problem(fault)))
         else:
@@ -149,7 +151,7 @@ async def _replies(server: Server, stream: AsyncIterator[bytes]) -> AsyncGenerat
             piece = await _next_piece(server, stream)
             lines = splitter.end() if piece is None else splitter.feed(piece)
             for start in range(0, len(lines), CHUNK_MAX):
-                chunk = read_chunk(server, lines[start : start + CHUNK_MAX], line)
+                chunk = await read_chunk(server, lines[start : start + CHUNK_MAX], line)
                 stored = await server.submit_each(chunk.new) if chunk.new else []
                 line += len(lines[start : start + CHUNK_MAX])
                 if chunk.faults:

@@ -35,7 +35,7 @@ async def submit(server: Server, request: Request) -> Response:
     """Store a task; 200 also where it was there already, by the same request."""
     try:
         given = decode(_decoder, request.body)
-        new = server.new_task(SubmitRequest(type=given.type, payload=given.payload, id=given.id))
+        new = await server.prepare(SubmitRequest(type=given.type, payload=given.payload, id=given.id))
     except InvalidInput as fault:
         # The original knew one status for every body that it could not use.
         return problem_response(fault, status=400 if type(fault) is InvalidInput else None)

@@ -58,7 +58,7 @@ async def submit(server: Server, request: Request) -> Response:
 
     The answer to ``Prefer: wait=N`` is the whole task, 200 if it has ended.
     """
-    new = server.new_task(decode_submit(request.body))
+    new = await server.prepare(decode_submit(request.body))
     submitted = await server.submit(new, idempotency_key(request))
     wait = wait_preferred(request)
     if wait is None:
@@ -162,18 +162,18 @@ async def submit_batch(server: Server, request: Request) -> Response:
     if request.media == NDJSON:
         assert request.stream is not None
         return Response(200, await open_replies(server, request.stream), media=NDJSON)
-    new = _new_tasks(server, request.body)
+    new = await _new_tasks(server, request.body)
     submitted = await server.submit_many(new) if new else ()
     stored = [Stored(one.task_id, one.state, one.duplicate) for one in submitted]
     all_known = all(one.duplicate for one in submitted)
     return json_response({"tasks": stored}, status=200 if all_known else 201)
 
 
-def _new_tasks(server: Server, body: bytes) -> list[NewTask]:
+async def _new_tasks(server: Server, body: bytes) -> list[NewTask]:
     new = []
     for index, asked in enumerate(decode_batch(body)):
         try:
-            new.append(server.new_task(asked))
+            new.append(await server.prepare(asked))
         except InvalidInput as fault:
             raise at_index(fault, index) from None
     return new
