@@ -250,9 +250,7 @@ async def all_messages(server: Server, wanted: Wanted, last_id: str | None) -> M
         had_id = server.watchers.id_of(server.watchers.ring.last)
         while True:
             entries = await watcher.take(until=beats.next())
-            if watcher.has_missed:
-                watcher.has_missed = False
-                yield [_opening(server, had_id)]
+            is_gap, watcher.has_missed = watcher.has_missed, False
             had_id = server.watchers.id_of(entries[-1].number) if entries else had_id
             try:
                 messages = _told(server, [entry for entry in entries if await wants(server, wanted, entry)])
@@ -260,6 +258,7 @@ async def all_messages(server: Server, wanted: Wanted, last_id: str | None) -> M
                 yield [_dropped("the store is away")]
                 return
             last = _last_word(server, watcher)
+            messages += [_opening(server, had_id)] if is_gap else []
             messages += [last] if last else []
             yield messages or _heartbeat(server, watcher)
             if last:

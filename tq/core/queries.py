@@ -13,7 +13,7 @@ from tq.core.task import AttemptError, Json, ServerId, State, Task, TaskId
 PAGE_MAX: Final = 500
 """Tasks in one page of a list."""
 LETTERS_MAX: Final = 100
-"""Letters of one server that are read at once."""
+"""Letters that are read at once."""
 SERVERS_MAX: Final = 1_000
 """Servers in one list of them."""
 
@@ -193,7 +193,8 @@ class News(msgspec.Struct, frozen=True, kw_only=True):
 
     ``pending``: a task of its types may be. Of the leases it asked for, ``stop`` are those whose tasks were
     asked to cancel, and ``lost`` those that are no longer valid. ``seats`` are all servers, by id.
-    ``letters`` are in order of server and number, at most LETTERS_MAX of each server.
+    ``letters`` are those not read yet, in the order in which they were written, at most LETTERS_MAX: a batch
+    that came of another's has its letter after that one's.
     """
 
     pending: bool

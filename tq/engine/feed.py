@@ -28,6 +28,7 @@ class Feed:
         on_claim: Told of the leases of a claim.
         on_pause: Told of a queue that was paused, or was not.
         stop_running: Told of a running task that was asked to cancel.
+        on_miss: Called when something may have happened to any task that nobody tells of.
         is_unsettled: Whether there may be something for Settle.
     """
 
@@ -38,6 +39,7 @@ class Feed:
         on_claim: Callable[[Sequence[Lease]], None],
         on_pause: Callable[..., None],
         stop_running: Callable[[TaskId], None],
+        on_miss: Callable[[], None],
         is_unsettled: Callable[[], bool],
     ) -> None:
         self.pending = Bell()
@@ -49,6 +51,7 @@ class Feed:
         self._on_claim = on_claim
         self._on_pause = on_pause
         self._stop_running = stop_running
+        self._on_miss = on_miss
         self._is_unsettled = is_unsettled
         self._watchers: dict[TaskId, set[trio.Event]] = {}
         self.is_closed = False
@@ -171,7 +174,11 @@ class Feed:
                 pass
 
     def look_again(self) -> None:
-        """Something may have happened to any task that nobody tells of: whoever waits is to look."""
+        """Something may have happened to any task that nobody tells of: who waits or watches is to look."""
+        self._on_miss()
+        self._wake_all()
+
+    def _wake_all(self) -> None:
         for watchers in self._watchers.values():
             for watcher in watchers:
                 watcher.set()
@@ -200,4 +207,4 @@ class Feed:
     def close(self) -> None:
         """Let everybody who watches go: the server drains."""
         self.is_closed = True
-        self.look_again()
+        self._wake_all()

@@ -14,7 +14,6 @@ everybody who watches looks anew.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final
@@ -263,7 +262,7 @@ class Fleet:
         asked_at = self._clock.monotonic()
         news = await self._run_sync(partial(self._store.read, question))
         self._take_news(news, asked_at)
-        while _may_have_more(news.letters):
+        while len(news.letters) >= LETTERS_MAX:
             rest = GetNews(types=(), read=tuple(self._read.items()))
             news = await self._run_sync(partial(self._store.read, rest))
             self._take_letters(news.letters)
@@ -301,7 +300,6 @@ class Fleet:
 
     def _miss(self) -> None:
         """What other servers did may not have been told here."""
-        self._watchers.miss()
         self._feed.look_again()
 
     # Letters
@@ -387,8 +385,3 @@ class Fleet:
                 backoff.reset()
             except StorageUnavailable:
                 await backoff.wait()
-
-
-def _may_have_more(letters: tuple[Letter, ...]) -> bool:
-    """Whether there may be more of a server's letters than were read at once."""
-    return max(Counter(letter.server for letter in letters).values(), default=0) >= LETTERS_MAX

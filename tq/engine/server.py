@@ -129,6 +129,7 @@ class Server:
             on_claim=self.pool.expect,
             on_pause=self.pool.pause,
             stop_running=self._stop_running,
+            on_miss=self.watchers.miss,
             is_unsettled=lambda: store.unsettled,
         )
         self.ledger = Ledger(

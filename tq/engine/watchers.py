@@ -152,7 +152,6 @@ class Watchers:
             return
         self.ring.forget()
         for watcher in self._all():
-            watcher.buffer.clear()
             watcher.has_missed = True
             self._wake(watcher)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import trio
@@ -75,11 +76,13 @@ class Fleet:
 
     def unread(self, read: Sequence[tuple[ServerId, int]]) -> tuple[Letter, ...]:
         """See queries.GetNews."""
-        found: list[Letter] = []
-        for server, last in sorted(read):
-            names = sorted(name for name in self._letters if name[0] == server and name[1] > last)
-            found += [self._letters[name][0] for name in names[:LETTERS_MAX]]
-        return tuple(found)
+        last = dict(read)
+        found = [
+            letter
+            for letter, _ in self._letters.values()
+            if letter.number > last.get(letter.server, math.inf)
+        ]
+        return tuple(found[:LETTERS_MAX])
 
     def numbers(self) -> tuple[tuple[ServerId, int], ...]:
         """The server and the number of each letter, in that order."""

@@ -38,13 +38,16 @@ DELETE_LEADER: Final = "DELETE FROM leader"
 
 INSERT_LETTER: Final = "INSERT INTO letters (server, number, at, body) VALUES (?1, ?2, ?3, ?4)"
 SELECT_LETTERS: Final = f"""
-SELECT server, number, body FROM letters WHERE server = ?1 AND number > ?2 ORDER BY number LIMIT {LETTERS_MAX}
+SELECT letters.server, letters.number, letters.body
+FROM json_each(?1) AS read
+JOIN letters ON letters.server = read.value ->> 0 AND letters.number > read.value ->> 1
+ORDER BY letters.ordinal LIMIT {LETTERS_MAX}
 """
 SELECT_LETTER_NUMBERS: Final = "SELECT server, number FROM letters ORDER BY server, number"
 SELECT_OLD_LETTERS: Final = """
-SELECT rowid FROM letters INDEXED BY letters_old WHERE at <= ?1 ORDER BY at, server, number LIMIT ?2
+SELECT ordinal FROM letters INDEXED BY letters_old WHERE at <= ?1 ORDER BY at, server, number LIMIT ?2
 """
-DELETE_LETTERS: Final = "DELETE FROM letters WHERE rowid IN (SELECT value FROM json_each(?1))"
+DELETE_LETTERS: Final = "DELETE FROM letters WHERE ordinal IN (SELECT value FROM json_each(?1))"
 
 HAS_PENDING: Final = f"""
 SELECT EXISTS (SELECT 1 FROM counters JOIN lanes ON lanes.id = counters.lane
@@ -121,16 +124,13 @@ def news(db: apsw.Connection, query: GetNews) -> News:
         db.execute(SELECT_HELD, (to_json([(each.task_id, each.generation) for each in query.held]),)).get
     )
     valid = {(task_id, generation): is_asked for task_id, generation, is_asked in held}
-    letters: list[Letter] = []
-    for server, last in sorted(query.read):
-        letters += [Letter(*row) for row in db.execute(SELECT_LETTERS, (server, last))]
     return News(
         pending=bool(db.execute(HAS_PENDING, (types,)).get),
         stop=_those(query.held, lambda held: bool(valid.get((held.task_id, held.generation)))),
         lost=_those(query.held, lambda held: (held.task_id, held.generation) not in valid),
         next_due=db.execute(sql.SELECT_NEXT_DUE).get if query.due else None,
         seats=tuple(Seat(*row) for row in db.execute(SELECT_SEATS)),
-        letters=tuple(letters),
+        letters=tuple(Letter(*row) for row in db.execute(SELECT_LETTERS, (to_json(query.read),))),
     )
 
 

@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 import msgspec
 import trio
 
+from tq.clock import RunSync
 from tq.core.events import Event
 from tq.core.task import FINAL, Task, TaskId
 from tq.core.wire import decode_submit
@@ -68,6 +69,7 @@ async def open_server(
     front_door: Callable[[Server], FrontDoor] | None = None,
     exit_now: Callable[[int], object] = refuse_exit,
     spawn: Spawn | None = None,
+    run_sync: RunSync = run_inline,
 ) -> AsyncIterator[Server]:
     """A running server with *queue*'s handlers; leaving the block shuts it down in order.
 
@@ -77,6 +79,7 @@ async def open_server(
     Args:
         store: Closed at the end; without it, a new one in memory.
         seed: Of all chance, the ids included: give two servers on one store different ones.
+        run_sync: Runs what of the store blocks.
         spawn: Starts child processes, which know nothing of virtual time: see `python_child`.
     """
     in_processes = queue.types_that_run(Runs.PROCESS)
@@ -86,7 +89,7 @@ async def open_server(
         settings=settings or Settings(),
         clock=clock or VirtualClock(),
         random=Random(seed),
-        run_sync=run_inline,
+        run_sync=run_sync,
         run_handler=run_inline,
         emit=emit,
         spawn=spawn,

@@ -9,11 +9,13 @@ CREATE TABLE leader (
     expires_at INTEGER NOT NULL
 ) STRICT;
 
+-- ordinal is the order in which they were written; a reader goes by the numbers of each server.
 CREATE TABLE letters (
+    ordinal INTEGER PRIMARY KEY AUTOINCREMENT,
     server TEXT NOT NULL,
     number INTEGER NOT NULL,
     at INTEGER NOT NULL,
     body BLOB NOT NULL,
-    PRIMARY KEY (server, number)
+    UNIQUE (server, number)
 ) STRICT;
 CREATE INDEX letters_old ON letters (at);
