@@ -56,6 +56,8 @@ LEVELS: Final[dict[type[Event], Level]] = {
     events.ScheduleChanged: Level.INFO,
     events.ScheduleFired: Level.INFO,
     events.ServerStarted: Level.INFO,
+    events.ServerRejoined: Level.WARNING,
+    events.LeaderElected: Level.INFO,
     events.ServerDraining: Level.INFO,
     events.ServerStopped: Level.INFO,
     events.StorageLost: Level.ERROR,

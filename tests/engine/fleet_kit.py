@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import trio
 
@@ -13,11 +13,10 @@ from tq.engine.server import Server, Settings
 from tq.handlers import TaskQueue
 from tq.storage.memory import MemoryStore
 from tq.storage.store import Store, Wake
-from tq.testing.faults import FaultyStore
+from tq.testing.faults import FaultyStore, Freezer
 from tq.testing.kit import open_server
 
-T = TypeVar("T")
-R = TypeVar("R")
+__all__ = ["Deaf", "Freezer", "crashing", "open_fleet", "shared"]
 
 
 def shared() -> MemoryStore:
@@ -29,30 +28,6 @@ class Deaf(FaultyStore):
 
     def open_wake(self, server: ServerId) -> Wake | None:
         return None
-
-
-class Freezer:
-    """Runs what blocks, unless its server is frozen: then that waits, before or after it is done.
-
-    So a server that was stopped by its machine looks to its store, and to the others.
-    """
-
-    def __init__(self) -> None:
-        self._thawed = trio.Event()
-        self._thawed.set()
-
-    def freeze(self) -> None:
-        self._thawed = trio.Event()
-
-    def thaw(self) -> None:
-        self._thawed.set()
-
-    async def run_sync(self, function: Callable[[], T], /) -> T:
-        await trio.lowlevel.checkpoint()
-        await self._thawed.wait()
-        done = function()
-        await self._thawed.wait()
-        return done
 
 
 @asynccontextmanager

@@ -62,6 +62,7 @@ _TAGS: Final = {
     "queues": "Order, limits and pauses",
     "schedules": "Tasks on a calendar",
     "failures": "What went wrong, by cause",
+    "servers": "The servers that share the store",
     "workers": "Who does the work",
     "stats": "Counts",
     "events": "Changes as they happen",

@@ -23,6 +23,7 @@ from tq.cli.exits import EXIT_MEANINGS, Exit, Fault, say
 from tq.cli.options import AHEAD, FOREVER, Duration, asks, examples, is_duration, task_options
 from tq.cli.queues import queues_group
 from tq.cli.schedules import schedules_group
+from tq.cli.servers import servers_command
 from tq.cli.tasks import tasks_group
 from tq.cli.workers import workers_command
 from tq.config import SETTINGS, Config, load_config
@@ -190,5 +191,5 @@ def doctor(*, as_json: bool, **flags: str | None) -> Exit:
     return Exit.FAILED if any(check.status is Status.FAIL for check in checks) else Exit.OK
 
 
-for _command in (tasks_group, dead_group, queues_group, schedules_group, workers_command):
+for _command in (tasks_group, dead_group, queues_group, schedules_group, workers_command, servers_command):
     cli.add_command(_command)
