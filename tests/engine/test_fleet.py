@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 import trio
 from fleet_kit import Deaf, Freezer, crashing, open_fleet, shared
+from lease import run_of
 from trio.testing import MockClock
 
 from tq.context import Context
-from tq.core.errors import PayloadInvalid, StorageUnavailable, UnknownType
+from tq.core.errors import PayloadInvalid, StorageUnavailable, TqError, UnknownType
 from tq.core.events import Event, LeaderElected, LeaseExpired, LeaseRefused, ServerRejoined
 from tq.core.limits import Limits
-from tq.core.ops import Cancel, PauseQueue, SetQueue
+from tq.core.ops import Cancel, Claimed, PauseQueue, Reply, SetQueue
 from tq.core.queries import GetSchedule
 from tq.core.requests import ScheduleRequest
 from tq.core.task import State, Task, TaskId
+from tq.engine.pool import Pool
 from tq.engine.server import Server, Settings
 from tq.handlers import TaskQueue
 from tq.storage.memory import MemoryStore
 from tq.testing.faults import FaultyStore
-from tq.testing.kit import EPOCH_MS, finished, open_server, submit
+from tq.testing.kit import EPOCH_MS, VirtualClock, finished, open_server, submit
 
 
 class Seen:
@@ -225,22 +228,57 @@ async def test_a_server_that_was_frozen_past_its_lease_gives_up_what_it_ran(
 
 
 async def test_nothing_that_was_claimed_before_a_lease_ran_out_begins_after_it(
-    naps: Seen, autojump_clock: MockClock
+    naps: Seen, seen: list[Event], autojump_clock: MockClock
 ) -> None:
-    store, freezer = shared(), Freezer()
-    settings = Settings(workers=1)
-    async with open_server(naps.queue(), store=store, settings=settings, run_sync=freezer.run_sync) as server:
-        await submit(server, type="nap", id="first", payload={"seconds": 20})
+    """Frozen between a commit of its claim and the answer: when that comes, another runs the task."""
+    base, freezer = shared(), Freezer()
+
+    class FreezesAtClaim(FaultyStore):
+        def apply(self, *batch: Any, **more: Any) -> list[Reply | TqError]:
+            replies = super().apply(*batch, **more)
+            if any(isinstance(reply, Claimed) and reply.leases for reply in replies):
+                freezer.freeze()
+            return replies
+
+    async with open_server(TaskQueue(), store=base, seed=2) as other:
         await until(1)
-        freezer.freeze()
-        server.pool.expect(())
-        await until(16)
-        assert not server.pool.is_leased
-        assert not server.pool.is_worth_claiming()
-        freezer.thaw()
-        await until(16.1)
-        assert server.pool.is_leased
-        assert (await finished(server, TaskId("first"))).state is State.SUCCEEDED
+        async with open_server(
+            naps.queue(), store=FreezesAtClaim(base), seed=1, emit=seen.append, run_sync=freezer.run_sync
+        ) as frozen:
+            await until(3)
+            await submit(other, type="nap", id="t", payload={"seconds": 60})
+            await until(4)
+            assert (await task_of(other, TaskId("t"))).server == frozen.id
+            async with open_server(naps.queue(), store=base, seed=3) as heir:
+                await until(30)
+                assert (await task_of(other, TaskId("t"))).server == heir.id
+                freezer.thaw()
+                await until(60)
+                assert frozen.fleet.session == 2
+                assert frozen.pool.is_leased
+                assert (await finished(other, TaskId("t"))).state is State.SUCCEEDED
+    assert [(name, generation) for _, name, generation in naps.began] == [("t", 2)]
+    assert naps.cut == []
+
+
+def test_what_is_on_its_way_under_a_lost_lease_is_refused() -> None:
+    pool = Pool(1, 1, buffer=10, clock=VirtualClock())
+    lease = run_of("nap").lease
+    pool.expect([lease])
+    assert pool.is_wanted(lease)
+    pool.expect([lease])
+    pool.refuse_all()
+    assert not pool.is_wanted(lease)
+
+
+def test_a_claim_knows_better_than_an_older_word_that_a_queue_is_paused() -> None:
+    pool = Pool(1, 1, buffer=10, clock=VirtualClock())
+    lease = run_of("nap").lease
+    pool.expect([lease])
+    pool.pause(lease.queue, paused=True)
+    assert not pool.is_wanted(lease)
+    pool.expect([lease])
+    assert pool.is_wanted(lease)
 
 
 # Who hears of what

@@ -1,6 +1,6 @@
 """Seeded worlds of several servers on one store: they crash, stop, freeze and are cut off, beside each other.
 
-One seed is one world: ``python -m tq.testing.fleet_simulation --seed 7``. Each of two or three servers lives
+One seed is one world: ``just sim-fleet --seed 7``. Each of two or three servers lives
 life after life, on virtual time, while clients submit to it and cancel; now and then one is frozen, or cut
 off from the store, for so long that the others take it for dead, and comes back. Then everything is healed.
 Beside what is promised of one server (see `tq.testing.simulation`):
@@ -201,7 +201,7 @@ def main() -> None:
         try:
             world, places = run(seed)
         except BaseException:
-            print(f"broken: replay with python -m tq.testing.fleet_simulation --seed {seed}", flush=True)
+            print(f"broken: replay with just sim-fleet --seed {seed}", flush=True)
             raise
         print(
             f"seed {seed}: {len(places)} servers, {sum(place.lives for place in places)} lives, "
