@@ -201,7 +201,6 @@ async def test_what_becomes_of_the_tasks_of_a_dead_server_is_seen(
             nursery.start_soon(follow, other, "t", seen)
             await trio.sleep(1)
             await dying.change(Cancel(TaskId("t")))
-            dying.pool.find(TaskId("t"))
             nursery.cancel_scope.deadline = trio.current_time() + 40
     assert names(seen)[-1] == "end"
     assert state_in(seen[-1]) == "cancelled"
