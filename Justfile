@@ -56,6 +56,11 @@ check: setup
 sim *ARGS: setup
     @exec {{bin}}/python -m tq.testing.simulation "$@"
 
+# Live seeded worlds of several servers that crash, freeze and are cut off, as in `just sim-fleet --count 100`
+[no-exit-message]
+sim-fleet *ARGS: setup
+    @exec {{bin}}/python -m tq.testing.fleet_simulation "$@"
+
 # Measure speed and memory, beside the machine's own limits; ARGS choose what
 [no-exit-message]
 bench *ARGS: setup

@@ -65,6 +65,12 @@ class Handler:
         """The first paragraph of the docstring of the function; empty if it has none."""
         return (inspect.getdoc(self.function) or "").partition("\n\n")[0]
 
+    def defaults_with(self, timeout_ms: int) -> TypeDefaults:
+        """The defaults, with *timeout_ms* where the handler names no timeout."""
+        if self.timeout_given or timeout_ms == self.defaults.timeout_ms:
+            return self.defaults
+        return msgspec.structs.replace(self.defaults, timeout_ms=timeout_ms)
+
     def arguments(self, payload: Json, context: Context | None = None) -> dict[str, Any]:
         """The keyword arguments that *payload* gives the function.
 
@@ -119,6 +125,16 @@ class TaskQueue:
     def lanes(self) -> tuple[tuple[str, str], ...]:
         """The queue and the type of each handler of one type, sorted."""
         return tuple(sorted((handler.defaults.queue, type) for type, handler in self._handlers.items()))
+
+    def defaults(self, *, timeout_ms: int) -> dict[str, TypeDefaults] | None:
+        """What a submit of each type means where it says nothing; None if any type is taken.
+
+        Args:
+            timeout_ms: For a type whose handler names no timeout.
+        """
+        if self._fallback:
+            return None
+        return {type: handler.defaults_with(timeout_ms) for type, handler in sorted(self._handlers.items())}
 
     def task(
         self,
@@ -288,10 +304,7 @@ class TaskQueue:
         """
         check_name("type", request.type)
         handler = self.handler(request.type)
-        defaults = handler.defaults
-        if not handler.timeout_given and timeout_ms != defaults.timeout_ms:
-            defaults = msgspec.structs.replace(defaults, timeout_ms=timeout_ms)
-        task = new_task(request, defaults, new_id=new_id, now=now)
+        task = new_task(request, handler.defaults_with(timeout_ms), new_id=new_id, now=now)
         handler.arguments(task.payload)
         return task
 

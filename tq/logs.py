@@ -58,6 +58,8 @@ LEVELS: Final[dict[type[Event], Level]] = {
     events.KeyCreated: Level.INFO,
     events.KeyRevoked: Level.INFO,
     events.ServerStarted: Level.INFO,
+    events.ServerRejoined: Level.WARNING,
+    events.LeaderElected: Level.INFO,
     events.ServerDraining: Level.INFO,
     events.ServerStopped: Level.INFO,
     events.StorageLost: Level.ERROR,

@@ -254,7 +254,7 @@ async def test_tasks_in_every_state_are_shown_as_the_contract_says(
             seen |= {task.json["state"], *task.json}
             for name in ["list_tasks", "list_failures", "list_queues", "list_schedules"]:
                 check_answer(BY_NAME[name], await api.get(filled(BY_NAME[name])))
-            for name in ["get_stats", "get_workers", "get_original_stats"]:
+            for name in ["get_stats", "get_servers", "get_workers", "get_original_stats"]:
                 check_answer(BY_NAME[name], await api.get(filled(BY_NAME[name])))
             check_answer(BY_NAME["get_tree"], await api.get("/v1/tasks/t/tree"))
             check_answer(BY_NAME["get_task"], await api.get("/v1/tasks/child"))

@@ -142,6 +142,17 @@ def test_a_schedule_that_is_refused_names_the_field(at: CallTq) -> None:
 # Workers
 
 
+def test_the_servers_are_seen(at: CallTq) -> None:
+    done = at("servers")
+    assert done.err == "tq: 1 servers\n"
+    [line] = done.out.splitlines()[1:] if done.out.startswith("server\t") else done.out.splitlines()
+    cells = line.split("\t")
+    [shown] = json.loads(at("servers", "--json").out)["servers"]
+    assert cells[0] == shown["id"]
+    assert cells[2:4] == [str(shown["pid"]), "leads"]
+    assert shown["here"]
+
+
 def test_the_number_of_workers_is_seen_and_set(at: CallTq) -> None:
     done = at("workers", "3")
     assert [line.split("\t")[:2] for line in done.out.splitlines()] == [

@@ -37,6 +37,8 @@ NAMES = {
     "ServerStarted": "server.started",
     "ServerDraining": "server.draining",
     "ServerStopped": "server.stopped",
+    "ServerRejoined": "server.rejoined",
+    "LeaderElected": "leader.elected",
     "StorageLost": "storage.unavailable",
     "StorageRestored": "storage.restored",
     "HttpAnswered": "http.answered",

@@ -12,7 +12,7 @@ import trio.testing
 
 from tq.core import ops
 from tq.core.errors import NotFound, ShuttingDown, StorageFull, StorageUnavailable, TqError
-from tq.core.events import Event, StorageLost, StorageRestored
+from tq.core.events import Event, StorageLost, StorageRestored, TaskRetried, TaskSubmitted
 from tq.core.task import Json, NewTask, State, TaskId
 from tq.engine.ledger import Ledger
 from tq.storage.memory import MemoryStore
@@ -131,7 +131,7 @@ async def test_caller_learns_that_the_store_is_away_and_events_tell_it_once(
         await desk.ledger.ask(ops.Submit(a_task("one")))
         assert not desk.ledger.is_away
         nursery.cancel_scope.cancel()
-    assert [type(event) for event in desk.seen] == [StorageLost, StorageRestored]
+    assert [type(event) for event in desk.seen] == [StorageLost, StorageRestored, TaskSubmitted]
     assert desk.store.snapshot().stats.submitted == 1
 
 
@@ -166,7 +166,7 @@ async def test_bug_in_the_store_ends_the_ledger_and_answers_everybody(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     class BrokenStore(MemoryStore):
-        def apply(self, ops: object, now: int) -> list[ops.Reply | TqError]:
+        def apply(self, *batch: object, **more: object) -> list[ops.Reply | TqError]:
             raise ZeroDivisionError
 
     desk = Desk()
@@ -194,17 +194,15 @@ async def test_what_a_caller_tells_comes_right_behind_its_own_ops(
         MemoryStore(),
         clock=VirtualClock(),
         run_sync=run_slowly,
-        on_commit=lambda batch, replies: told.extend(
-            op.task.id for op in batch if isinstance(op, ops.Submit)
-        ),
-        emit=lambda event: None,
+        on_commit=lambda batch, replies: told.append(f"{len(batch)} committed"),
+        emit=lambda event: told.append(str(getattr(event, "task_id", event))),
     )
 
-    def tell(replies: Sequence[object]) -> None:
-        told.append(f"told {len(replies)}")
+    def tells(replies: Sequence[object]) -> list[Event]:
+        return [TaskRetried(at=0, task_id=TaskId(f"told {len(replies)}"))]
 
     async def ask(name: str) -> None:
-        await ledger.ask_each([ops.Submit(a_task(name))], told=tell if name == "b" else None)
+        await ledger.ask_each([ops.Submit(a_task(name))], tells=tells if name == "b" else None)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ledger.run)
@@ -214,7 +212,7 @@ async def test_what_a_caller_tells_comes_right_behind_its_own_ops(
                 await trio.sleep(0.1)
             # What commits now has not been told, and waiting for it is over when it is.
             await ledger.wait_told()
-            assert told == ["first"]
+            assert told == ["first", "1 committed"]
         await ledger.wait_told()
         nursery.cancel_scope.cancel()
-    assert told == ["first", "a", "b", "told 1", "c"]
+    assert told == ["first", "1 committed", "a", "b", "told 1", "c", "3 committed"]

@@ -12,7 +12,7 @@ from tq.context import Context
 from tq.core.events import Event, ScheduleChanged, ScheduleFired
 from tq.core.ops import Fired, Schedule, Submitted
 from tq.core.queries import DueSchedules, GetSchedule, GetSchedules
-from tq.core.requests import read_schedule, read_spec
+from tq.core.requests import read_schedule, read_spec, submit_of
 from tq.core.schedule import Cron, Every
 from tq.core.task import State, TaskId
 from tq.engine.schedules import fire, pause, put
@@ -140,7 +140,8 @@ def test_a_tick_that_came_while_its_definition_was_on_its_way_into_the_store_fir
     store = MemoryStore()
     request = read_schedule(b'{"every":1,"type":"report"}')
     queue = with_schedule(cron="@daily")
-    op = put(queue, "often", request, known=None, now=5_000, timeout_ms=1000)
+    task = queue.new_task(submit_of(request), new_id=TaskId("often"), now=5_000)
+    op = put("often", request, task, known=None, now=5_000)
     assert op.next_at == 6_000
     store.apply([op], 6_002)
     (schedule,) = store.read(DueSchedules(6_003))

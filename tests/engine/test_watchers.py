@@ -223,8 +223,8 @@ async def test_the_end_of_an_attempt_is_told_in_the_moment_its_commit_is(
         ends: list[bool] = []
         tell = server.ledger._tell
 
-        def watch(group: Any, batch: Sequence[AnyOp], replies: Any) -> None:
-            tell(group, batch, replies)
+        def watch(group: Any, batch: Sequence[AnyOp], *rest: Any) -> None:
+            tell(group, batch, *rest)
             ended = {each.task_id for each in seen if isinstance(each, AttemptFinished)}
             ends.extend(op.task_id in ended for op in batch if isinstance(op, Finish))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from random import Random
 from typing import Any, ClassVar, TypeVar
 
@@ -10,7 +11,7 @@ from storage_kit import NOW, new
 from tq.core import ops, queries
 from tq.core.keys import KeyId, Scope
 from tq.core.limits import Limits, Order, Rate
-from tq.core.ops import AnyOp, RequestKey, Schedule
+from tq.core.ops import AnyOp, Letter, RequestKey, Schedule
 from tq.core.queries import AnyQuery, PayloadMatch, TaskFilter
 from tq.core.task import (
     FINAL,
@@ -57,6 +58,7 @@ class Chooser:
         self.now = NOW
         self.model = model
         self.leases: list[Lease] = []
+        self.written: Counter[ServerId] = Counter()
 
     def batch(self) -> list[AnyOp]:
         self.now += self.random.choice((0, 1, 20, 400))
@@ -231,7 +233,24 @@ class Chooser:
         return ops.Prune(self.limit())
 
     def beat(self) -> AnyOp:
-        return ops.Beat(self.pick(*SERVERS), gone=self.often(0.2))
+        said = self.maybe(0.5, Json(self.pick('{"host":"a"}', '{"host":"ñ"}')))
+        return ops.Beat(
+            self.pick(*SERVERS), gone=self.often(0.2), said=said, edition=self.random.randrange(3)
+        )
+
+    def lead(self) -> AnyOp:
+        return ops.Lead(self.pick(*SERVERS), gone=self.often(0.2))
+
+    def prune_letters(self) -> AnyOp:
+        return ops.PruneLetters(self.limit())
+
+    def letter(self) -> Letter | None:
+        """What the next batch tells; each server numbers its own."""
+        if not self.often(0.3):
+            return None
+        server = self.pick(*SERVERS)
+        self.written[server] += 1
+        return Letter(server, self.written[server], self.random.randbytes(self.pick(0, 3, 900)))
 
     # Queues and schedules
 
@@ -318,6 +337,8 @@ class Chooser:
         recover: 2,
         prune: 1,
         beat: 2,
+        lead: 1,
+        prune_letters: 0.5,
         set_queue: 1,
         pause_queue: 1,
         put_schedule: 2,
@@ -336,6 +357,8 @@ class Chooser:
         return [
             queries.GetStats(),
             queries.NextDue(),
+            queries.GetServers(),
+            self.news(),
             queries.GetQueues(),
             queries.OldestPending(),
             queries.GetKeys(),
@@ -348,6 +371,16 @@ class Chooser:
             queries.GetSchedule(self.pick(*SCHEDULES)),
             queries.DueSchedules(self.later(), self.pick(0, 1, 100)),
         ]
+
+    def news(self) -> AnyQuery:
+        held = [queries.Held(*self.lease()) for _ in range(self.pick(0, 1, 4))]
+        servers = self.random.sample(SERVERS, self.pick(0, 1, 2))
+        return queries.GetNews(
+            types=self.pick(None, (), TYPES[:1], TYPES, ("t9",)),
+            held=tuple(held),
+            due=self.often(0.5),
+            read=tuple((server, self.pick(0, self.written[server] - 2)) for server in servers),
+        )
 
     def filter(self) -> TaskFilter:
         fingerprints = [

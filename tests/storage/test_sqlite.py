@@ -53,7 +53,7 @@ def test_log_is_synced_at_every_commit_if_durable(path: Path, durable: bool, syn
         assert pragma(store, "journal_mode") == "wal"
         assert pragma(store, "synchronous") == synchronous
         assert pragma(store, "application_id") == APPLICATION_ID
-        assert pragma(store, "user_version") == 4
+        assert pragma(store, "user_version") == 5
     finally:
         store.close()
 
@@ -214,14 +214,14 @@ def test_database_of_another_program_is_refused_and_left_alone(path: Path) -> No
 
 def test_schema_of_a_newer_tq_is_refused(path: Path) -> None:
     store = SqliteStore(path)
-    store._writer.pragma("user_version", 5)
+    store._writer.pragma("user_version", 6)
     store.close()
 
     with pytest.raises(SchemaMismatch) as refused:
         SqliteStore(path)
 
-    assert refused.value.message == f"{path} has schema version 5, this tq knows up to 4: use a newer tq"
-    assert refused.value.fields == {"version": 5, "known": 4}
+    assert refused.value.message == f"{path} has schema version 6, this tq knows up to 5: use a newer tq"
+    assert refused.value.fields == {"version": 6, "known": 5}
 
 
 def test_damaged_file_is_told_of_and_not_repeated(path: Path) -> None:

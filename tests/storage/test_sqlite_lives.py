@@ -83,7 +83,7 @@ def test_tasks_of_version_1_are_as_they_were_and_plain(tmp_path: Path) -> None:
 
     store = SqliteStore(tmp_path / "tq.db")
     try:
-        assert store._writer.pragma("user_version") == 4
+        assert store._writer.pragma("user_version") == 5
         found = store.snapshot()
         assert [each.id for each in found.tasks] == list(STATES)
         assert [each.state.value for each in found.tasks] == list(STATES)

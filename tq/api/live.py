@@ -128,6 +128,13 @@ async def task_messages(server: Server, task_id: TaskId, last_id: str | None) ->
         beats = Beats()
         while True:
             entries = await watcher.take(until=beats.next())
+            if watcher.has_missed:
+                anew = await _look_anew(server, watcher, task_id)
+                yield [anew]
+                if anew.event != "snapshot":
+                    return
+                may_be_over = False
+                continue
             may_be_over = may_be_over or any(map(is_end, entries))
             last = await _end(server, task_id) if may_be_over and not watcher.buffer else None
             last = last or _last_word(server, watcher)
@@ -150,12 +157,30 @@ async def _begin(
     watcher.buffer.extend(server.watchers.ring.after(number, watcher.wanted))
     beat = _heartbeat(server, watcher)
     task = _found(await server.find(task_id), task_id)
+    if task.state in FINAL:
+        # Another server may have committed its end, and what that says not have been read.
+        await server.wait_told()
     if task.state not in FINAL or watcher.buffer:
         return task, beat
     # Whoever saw its last change and not the end that comes with it is told that.
     seen = server.watchers.ring.get(number)
     has_end = seen is None or seen.task_id != task_id
     return task, [] if has_end else [_end_of(server, task)]
+
+
+async def _look_anew(server: Server, watcher: Watcher, task_id: TaskId) -> Message:
+    """The task as it is, for *watcher*, which may not have been told of all that happened to it."""
+    watcher.has_missed = False
+    try:
+        task, number = await snapshot(server, watcher, task_id)
+    except NotFound:
+        return _end_of(server, None)
+    except StorageUnavailable:
+        return _dropped("the store is away")
+    if task.state in FINAL:
+        return _end_of(server, task)
+    view = task_json(task, cancellable=server.cancellable(task))
+    return Message(server.watchers.id_of(number), "snapshot", view)
 
 
 async def snapshot(server: Server, watcher: Watcher, task_id: TaskId) -> tuple[Task, int]:
@@ -170,7 +195,7 @@ async def snapshot(server: Server, watcher: Watcher, task_id: TaskId) -> tuple[T
         watcher.forget(server.watchers.ring.last)
         task = await server.find(task_id)
         number = server.watchers.ring.last
-        await server.ledger.wait_told()
+        await server.wait_told()
         if not watcher.has_change():
             watcher.forget(number)
             return _found(task, task_id), number
@@ -222,14 +247,18 @@ async def all_messages(server: Server, wanted: Wanted, last_id: str | None) -> M
             watcher.buffer.extend(server.watchers.ring.after(number, wanted))
             yield _heartbeat(server, watcher)
         beats = Beats()
+        had_id = server.watchers.id_of(server.watchers.ring.last)
         while True:
             entries = await watcher.take(until=beats.next())
+            is_gap, watcher.has_missed = watcher.has_missed, False
+            had_id = server.watchers.id_of(entries[-1].number) if entries else had_id
             try:
                 messages = _told(server, [entry for entry in entries if await wants(server, wanted, entry)])
             except StorageUnavailable:
                 yield [_dropped("the store is away")]
                 return
             last = _last_word(server, watcher)
+            messages += [_opening(server, had_id)] if is_gap else []
             messages += [last] if last else []
             yield messages or _heartbeat(server, watcher)
             if last:

@@ -67,6 +67,7 @@ _TAGS: Final = {
     "queues": "Order, limits and pauses",
     "schedules": "Tasks on a calendar",
     "failures": "What went wrong, by cause",
+    "servers": "The servers that share the store",
     "workers": "Who does the work",
     "keys": "Who may ask, and for what",
     "stats": "Counts",

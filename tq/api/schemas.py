@@ -14,6 +14,7 @@ import msgspec
 
 from tq.api.endpoints.schedules import PAGE as SCHEDULES_PAGE
 from tq.api.endpoints.seed import SeedRequest
+from tq.api.endpoints.servers import ServersView
 from tq.api.endpoints.tasks import Created, Stored
 from tq.api.endpoints.workers import WorkersRequest, WorkersView
 from tq.api.tickets import Ticket
@@ -72,7 +73,7 @@ REQUESTS: Final[tuple[type[msgspec.Struct], ...]] = (
     RetryRequest,
     UniqueRequest,
 )
-ANSWERS: Final = (Created, WorkersView, Ticket, State, Reason, Order, OnFailure, Progress)
+ANSWERS: Final = (Created, ServersView, WorkersView, Ticket, State, Reason, Order, OnFailure, Progress)
 """What of the answers describes itself, under its own name."""
 
 

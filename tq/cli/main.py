@@ -25,6 +25,7 @@ from tq.cli.keys import keys_group
 from tq.cli.options import AHEAD, FOREVER, Duration, asks, completes, examples, is_duration, task_options
 from tq.cli.queues import queues_group
 from tq.cli.schedules import schedules_group
+from tq.cli.servers import servers_command
 from tq.cli.tasks import tail_command, tasks_group
 from tq.cli.top import top_command
 from tq.cli.workers import workers_command
@@ -220,5 +221,6 @@ def doctor(*, as_json: bool, **flags: str | None) -> Exit:
 
 
 _GROUPS: Final = (tasks_group, dead_group, queues_group, schedules_group, keys_group)
-for _command in (*_GROUPS, workers_command, top_command, tail_command, completion_command):
+_SINGLE: Final = (workers_command, servers_command, top_command, tail_command, completion_command)
+for _command in (*_GROUPS, *_SINGLE):
     cli.add_command(_command)

@@ -210,6 +210,18 @@ class ServerStopped(Event, frozen=True, tag="server.stopped"):
     stuck: int
 
 
+class ServerRejoined(Event, frozen=True, tag="server.rejoined"):
+    """The others had thought the server dead, for it was silent for long, and had taken back what it ran."""
+
+    server: ServerId
+
+
+class LeaderElected(Event, frozen=True, tag="leader.elected"):
+    """Of the servers that share the store, this one leads from now on."""
+
+    server: ServerId
+
+
 class StorageLost(Event, frozen=True, tag="storage.unavailable"):
     """The store could not be reached; what was asked of it is tried again."""
 

@@ -35,6 +35,10 @@ TICKS_KEPT: Final = 20
 """The last ticks that a schedule remembers."""
 REQUEST_KEPT_MS: Final = 24 * 3600 * 1000
 """How long an Idempotency-Key is kept."""
+LEAD_MS: Final = 12_000
+"""How long a server leads without saying so again: its heart misses one beat and it leads still."""
+LETTER_KEPT_MS: Final = 60_000
+"""How long a letter is kept for those servers that have not read it."""
 
 R_co = TypeVar("R_co", covariant=True)
 
@@ -318,14 +322,56 @@ class Prune(Op[Swept], frozen=True):
 
 
 class Beaten(msgspec.Struct, frozen=True):
-    """The heartbeat is noted."""
+    """The heartbeat is noted. ``known``: the server was there before.
+
+    One that has beaten before and is not known was thought to be dead: what it ran was taken back.
+    """
+
+    known: bool
 
 
 class Beat(Op[Beaten], frozen=True):
-    """*server* lives. ``gone`` removes it instead, at the end of a clean shutdown."""
+    """*server* lives. ``gone`` removes it instead, at the end of a clean shutdown.
+
+    ``said`` is what it says of itself, which stores do not read, and ``edition`` a number that grows when
+    something of that changes which the others act on. None leaves both as they are.
+    """
 
     server: ServerId
     gone: bool = False
+    said: Json | None = None
+    edition: int = 0
+
+
+class Led(msgspec.Struct, frozen=True):
+    """Whether the server leads, and for how long it, or the one that does, leads without a word."""
+
+    is_leader: bool
+    left_ms: int
+
+
+class Lead(Op[Led], frozen=True):
+    """*server* wants to lead, for LEAD_MS from now: it does if it did, or if nobody does.
+
+    ``gone`` says that it does not want to any more.
+    """
+
+    server: ServerId
+    gone: bool = False
+
+
+class Letter(msgspec.Struct, frozen=True):
+    """What a batch of one server's tells the others. Letters of a server are numbered, in commit order."""
+
+    server: ServerId
+    number: int
+    body: bytes
+
+
+class PruneLetters(Op[Swept], frozen=True):
+    """Delete letters that have been kept for LETTER_KEPT_MS, oldest first."""
+
+    limit: int = SWEEP_LIMIT_MAX
 
 
 class SetQueue(Op[QueueRules], frozen=True, kw_only=True):
@@ -499,6 +545,8 @@ AnyOp = (
     | Recover
     | Prune
     | Beat
+    | Lead
+    | PruneLetters
     | SetQueue
     | PauseQueue
     | PutSchedule
@@ -523,6 +571,7 @@ Reply = (
     | Changed
     | Recovered
     | Beaten
+    | Led
     | QueueRules
     | Schedule
     | Fired

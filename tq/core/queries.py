@@ -8,11 +8,15 @@ import msgspec
 
 from tq.core.keys import Key
 from tq.core.limits import QueueRules
-from tq.core.ops import Schedule
-from tq.core.task import AttemptError, Json, State, Task, TaskId
+from tq.core.ops import Letter, Schedule
+from tq.core.task import AttemptError, Json, ServerId, State, Task, TaskId
 
 PAGE_MAX: Final = 500
 """Tasks in one page of a list."""
+LETTERS_MAX: Final = 100
+"""Letters that are read at once."""
+SERVERS_MAX: Final = 1_000
+"""Servers in one list of them."""
 
 R_co = TypeVar("R_co", covariant=True)
 
@@ -161,6 +165,64 @@ class NextDue(Query[int | None], frozen=True):
     """The earliest instant at which Promote, Expire or a schedule has something to do."""
 
 
+class ServerRow(msgspec.Struct, frozen=True):
+    """A server that is not known to be dead, when it was last seen, and what it then said of itself."""
+
+    server: ServerId
+    seen_at: int
+    said: Json | None
+    edition: int
+
+
+class GetServers(Query[tuple[ServerRow, ...]], frozen=True):
+    """The servers, by id; at most SERVERS_MAX."""
+
+
+class Seat(msgspec.Struct, frozen=True):
+    """A server, the edition of what it says, and the number of its last letter that is kept; 0 for none."""
+
+    server: ServerId
+    edition: int
+    letter: int
+
+
+class Held(msgspec.Struct, frozen=True):
+    """A lease that a server holds, as far as it knows."""
+
+    task_id: TaskId
+    generation: int
+
+
+class News(msgspec.Struct, frozen=True, kw_only=True):
+    """What a server has to hear of, all of one moment.
+
+    ``pending``: a task of its types may be. Of the leases it asked for, ``stop`` are those whose tasks were
+    asked to cancel, and ``lost`` those that are no longer valid. ``seats`` are all servers, by id.
+    ``letters`` are those not read yet, in the order in which they were written, at most LETTERS_MAX: a batch
+    that came of another's has its letter after that one's.
+    """
+
+    pending: bool
+    stop: tuple[Held, ...]
+    lost: tuple[Held, ...]
+    next_due: int | None
+    seats: tuple[Seat, ...]
+    letters: tuple[Letter, ...]
+
+
+class GetNews(Query[News], frozen=True, kw_only=True):
+    """What one server of many asks every second, and when another wakes it.
+
+    ``types`` as in Claim; ``held`` in any order, and answered in it; ``due`` whether to look for the next
+    instant as NextDue does. Letters are given of the servers in ``read``, those after the number there.
+    """
+
+    types: tuple[str, ...] | None
+    held: tuple[Held, ...] = ()
+    due: bool = False
+    read: tuple[tuple[ServerId, int], ...] = ()
+
+
 AnyQuery = (
     GetTask
     | ListTasks
@@ -173,4 +235,6 @@ AnyQuery = (
     | DueSchedules
     | GetKeys
     | NextDue
+    | GetServers
+    | GetNews
 )

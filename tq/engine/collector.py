@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from random import Random
@@ -49,13 +49,11 @@ class Collector:
         *,
         clock: Clock,
         random: Random,
-        emit: Callable[[Event], None],
     ) -> None:
         self._ledger = ledger
         self._results = results
         self._clock = clock
         self._random = random
-        self._emit = emit
         self._backoff = Backoff(random)
 
     async def run(self) -> None:
@@ -91,8 +89,8 @@ class Collector:
             notes: list[AnyOp] = [note for _, note in taken]
             try:
                 # What is told of an end is told with it, before any later change of the same task.
-                told = partial(self._tell_all, batch, ends)
-                await self._ledger.ask_each([*notes, *ends], told=told)
+                tells = partial(self._events_of, batch, ends)
+                await self._ledger.ask_each([*notes, *ends], tells=tells)
                 break
             except StorageUnavailable:
                 for whose, note in taken:
@@ -100,11 +98,11 @@ class Collector:
                 await self._backoff.wait()
         self._backoff.reset()
 
-    def _tell_all(
+    def _events_of(
         self, batch: Sequence[Result], ends: Sequence[AnyOp], replies: Sequence[Reply | TqError]
-    ) -> None:
-        for result, op, reply in zip(batch, ends, replies[-len(ends) :], strict=True):
-            self._tell(result, op, reply)
+    ) -> list[Event]:
+        found = [self._event_of(*each) for each in zip(batch, ends, replies[-len(ends) :], strict=True)]
+        return [event for event in found if event is not None]
 
     def _op_of(self, result: Result) -> AnyOp:
         lease, outcome = result.lease, result.outcome
@@ -129,15 +127,14 @@ class Collector:
             burns=not isinstance(outcome, Snooze | Expired),
         )
 
-    def _tell(self, result: Result, op: AnyOp, reply: Reply | TqError) -> None:
+    def _event_of(self, result: Result, op: AnyOp, reply: Reply | TqError) -> Event | None:
         lease = result.lease
         if isinstance(reply, TqError):
-            self._emit(
-                LeaseRefused(at=self._clock.now_ms(), task_id=lease.task_id, generation=lease.generation)
-            )
-        elif isinstance(reply, Finished):
+            return LeaseRefused(at=self._clock.now_ms(), task_id=lease.task_id, generation=lease.generation)
+        if isinstance(reply, Finished):
             assert isinstance(op, Finish | ops.Crash)
-            self._emit(_finished(result, op, reply))
+            return _finished(result, op, reply)
+        return None
 
 
 def _finished(result: Result, op: Finish | ops.Crash, reply: Finished) -> AttemptFinished:

@@ -23,7 +23,10 @@ from tq.engine.ledger import Ledger
 from tq.engine.pool import RECALL_MS, Pool
 
 POLL_S: Final = 1.0
-"""A claim is tried this often even if no bell rang: bells save time, they are not needed for liveness."""
+"""A claim is tried this often even if no bell rang: bells save time, they are not needed for liveness.
+
+In a store that is shared, the news are asked for as often instead: one question for all that may be new.
+"""
 
 
 class Dispatcher:
@@ -44,6 +47,7 @@ class Dispatcher:
         inbox: trio.MemoryReceiveChannel[Lease],
         clock: Clock,
         backoff: Backoff,
+        poll_s: float = POLL_S,
     ) -> None:
         self._ledger = ledger
         self._pool = pool
@@ -54,6 +58,7 @@ class Dispatcher:
         self._inbox = inbox
         self._clock = clock
         self._backoff = backoff
+        self._poll_s = poll_s
         self._recalled: list[Lease] = []
 
     async def run(self) -> None:
@@ -77,8 +82,8 @@ class Dispatcher:
     def _patience_s(self, claimed: Claimed) -> float:
         """How long to wait for a bell: a rate lets the next task through without one."""
         if claimed.again_at is None:
-            return POLL_S
-        return min(POLL_S, max(0, claimed.again_at - self._clock.now_ms()) / 1000)
+            return self._poll_s
+        return min(self._poll_s, max(0, claimed.again_at - self._clock.now_ms()) / 1000)
 
     async def dispatch_once(self, limit: int) -> Claimed:
         """Claim up to *limit* tasks and hand them over; what the claim was answered."""

@@ -17,11 +17,14 @@ from tq.core.errors import ShuttingDown, StorageUnavailable, TqError
 from tq.core.events import Event, StorageLost, StorageRestored
 from tq.core.ops import BATCH_MAX, AnyOp, Op, Reply
 from tq.engine.bell import Bell
+from tq.engine.happened import events_of
+from tq.engine.letters import Outbox
 from tq.storage.store import Store
 
 R = TypeVar("R")
 OnCommit = Callable[[Sequence[AnyOp], Sequence[Reply | TqError]], None]
-Told = Callable[[Sequence[Reply | TqError]], None]
+Tells = Callable[[Sequence[Reply | TqError]], Sequence[Event]]
+"""Makes of the replies to its ops the events of them that only who asked can tell. Pure."""
 
 _AWAY_RETRY_MS: Final = 1_000
 """What a caller is told to wait when the store is away."""
@@ -30,11 +33,11 @@ _AWAY_RETRY_MS: Final = 1_000
 class _Asked:
     """Ops of one caller, and the place for their answer."""
 
-    __slots__ = ("answered", "failure", "ops", "replies", "told")
+    __slots__ = ("answered", "failure", "ops", "replies", "tells")
 
-    def __init__(self, ops: Sequence[AnyOp], told: Told | None) -> None:
+    def __init__(self, ops: Sequence[AnyOp], tells: Tells | None) -> None:
         self.ops = ops
-        self.told = told
+        self.tells = tells
         self.answered = trio.Event()
         self.replies: Sequence[Reply | TqError] = ()
         self.failure: TqError | None = None
@@ -45,7 +48,8 @@ class Ledger:
 
     Args:
         on_commit: Told of each committed batch, in order, before its callers are answered.
-        emit: Told when the store goes away and when it is back.
+        emit: Told of the events of each such batch before that, and when the store goes away and is back.
+        outbox: What is told to other servers, in the same transaction, while there are any.
     """
 
     def __init__(
@@ -56,12 +60,14 @@ class Ledger:
         run_sync: RunSync,
         on_commit: OnCommit,
         emit: Callable[[Event], None],
+        outbox: Outbox | None = None,
     ) -> None:
         self._store = store
         self._clock = clock
         self._run_sync = run_sync
         self._on_commit = on_commit
         self._emit = emit
+        self._outbox = outbox
         self._waiting: list[_Asked] = []
         self._bell = Bell()
         self._closed = False
@@ -90,12 +96,14 @@ class Ledger:
             raise reply
         return cast(R, reply)
 
-    async def ask_each(self, ops: Sequence[AnyOp], *, told: Told | None = None) -> Sequence[Reply | TqError]:
+    async def ask_each(
+        self, ops: Sequence[AnyOp], *, tells: Tells | None = None
+    ) -> Sequence[Reply | TqError]:
         """Apply *ops* in one transaction, in order; a reply or a refusal for each.
 
         Args:
             ops: At most BATCH_MAX.
-            told: Called with the replies right after *on_commit*, in the order of the commits.
+            tells: Its events are told right behind those of *ops*.
         Raises:
             StorageUnavailable: None was applied; safe to repeat.
             ShuttingDown: The ledger is closed; none was applied.
@@ -103,7 +111,7 @@ class Ledger:
         assert len(ops) <= BATCH_MAX
         if self._closed:
             raise ShuttingDown("the server has stopped: try another or later")
-        asked = _Asked(ops, told)
+        asked = _Asked(ops, tells)
         self._waiting.append(asked)
         self._bell.ring()
         with trio.CancelScope(shield=True):
@@ -136,9 +144,13 @@ class Ledger:
         ops = group[0].ops if len(group) == 1 else [op for asked in group for op in asked.ops]
         self._committing = committing = trio.Event()
         started = self._clock.monotonic()
+        draft = None if self._outbox is None else self._outbox.draft(ops, partial(self._events_of, group))
+        apply = partial(self._store.apply, ops, self._clock.now_ms())
         try:
-            replies = await self._run_sync(partial(self._store.apply, ops, self._clock.now_ms()))
+            replies = await self._run_sync(apply if draft is None else partial(apply, news=draft.write))
         except StorageUnavailable as failure:
+            if draft is not None:
+                draft.put_back()
             self._note_away(failure)
             for asked in group:
                 asked.failure = failure
@@ -151,33 +163,44 @@ class Ledger:
         else:
             self.measured(len(ops), self._clock.monotonic() - started)
             self._note_back()
-            self._tell(group, ops, replies)
+            self._tell(group, ops, replies, None if draft is None else draft.sent())
         finally:
             self._committing = None
             committing.set()
 
     def _tell(
-        self, group: Sequence[_Asked], ops: Sequence[AnyOp], replies: Sequence[Reply | TqError]
+        self,
+        group: Sequence[_Asked],
+        ops: Sequence[AnyOp],
+        replies: Sequence[Reply | TqError],
+        events: Sequence[Event] | None,
     ) -> None:
-        """Spread the news of one commit, what callers tell of their own ops right behind those."""
-        start = spread = 0
+        """Spread the news of one commit, whose *events* may be known already."""
+        start = 0
         for asked in group:
             asked.replies = replies[start : start + len(asked.ops)]
             start += len(asked.ops)
         try:
-            start = 0
-            for asked in group:
-                start += len(asked.ops)
-                if asked.told is not None:
-                    self._on_commit(ops[spread:start], replies[spread:start])
-                    asked.told(asked.replies)
-                    spread = start
-            if spread < len(ops):
-                self._on_commit(ops[spread:], replies[spread:])
+            for event in self._events_of(group, replies) if events is None else events:
+                self._emit(event)
+            self._on_commit(ops, replies)
         finally:
             # A bug in the telling undoes nothing: the server ends, and nobody may be left behind a shield.
             for asked in group:
                 asked.answered.set()
+
+    def _events_of(self, group: Sequence[_Asked], replies: Sequence[Reply | TqError]) -> list[Event]:
+        """The events of what *group* asked, what callers tell of their own ops right behind those."""
+        now = self._clock.now_ms()
+        events: list[Event] = []
+        start = 0
+        for asked in group:
+            own = replies[start : start + len(asked.ops)]
+            start += len(own)
+            events += events_of(asked.ops, own, now)
+            if asked.tells is not None:
+                events += asked.tells(own)
+        return events
 
     def _take_group(self) -> list[_Asked]:
         size = count = 0

@@ -5,6 +5,7 @@ It knows counts and instants. It runs nothing and never touches the store.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ class Stop(Enum):
 
     USER = "user"
     SHUTDOWN = "shutdown"
+    LOST = "lost"
 
 
 @dataclass(slots=True, eq=False)
@@ -132,6 +134,8 @@ class Pool:
         self.stirred = Bell()
         self.noted = Bell()
         self.mean_ms: float | None = None
+        self.lease_until = math.inf
+        """The monotonic time until which the server's right to run tasks is sure: nothing begins after it."""
         self.told: Callable[[Why], None] = lambda why: None
         """Called after the number of workers has changed."""
         self._clock = clock
@@ -147,14 +151,19 @@ class Pool:
     # What comes
 
     def expect(self, leases: Sequence[Lease]) -> None:
-        """*leases* are on their way to the workers."""
+        """*leases* are on their way to the workers. Their queues are not paused: the claim saw to it."""
         for lease in leases:
             self._expected[lease.task_id] = True
+            self._paused.discard(lease.queue)
 
     def refuse(self, task_id: TaskId) -> None:
         """The task is not to begin, if its lease is on its way."""
         if task_id in self._expected:
             self._expected[task_id] = False
+
+    def refuse_all(self) -> None:
+        """Nothing whose lease is on its way is to begin: that was lost."""
+        self._expected = dict.fromkeys(self._expected, False)
 
     def pause(self, queue: str, *, paused: bool) -> None:
         """Nothing of *queue* is to begin, or it is again."""
@@ -165,7 +174,13 @@ class Pool:
 
     def is_wanted(self, lease: Lease) -> bool:
         """Whether *lease*, which has arrived, is to begin."""
-        return self._expected.pop(lease.task_id, True) and lease.queue not in self._paused
+        is_expected = self._expected.pop(lease.task_id, True)
+        return is_expected and lease.queue not in self._paused and self.is_leased
+
+    @property
+    def is_leased(self) -> bool:
+        """Whether the server may begin what it has leases for."""
+        return self.lease_until == math.inf or self._clock.monotonic() < self.lease_until
 
     # What runs
 
@@ -214,7 +229,7 @@ class Pool:
 
     def is_worth_claiming(self) -> bool:
         """Whether there is room for enough leases that a claim pays: half of what may lie ahead."""
-        return self.room_for() > self._ahead // 2
+        return self.room_for() > self._ahead // 2 and self.is_leased
 
     def measured(self, duration_ms: float) -> None:
         """An attempt took *duration_ms*: the moving mean is what the workers' speed is known by."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
@@ -19,31 +19,41 @@ from tq.engine.schedules import fire
 from tq.storage.store import Store
 
 WAKE_EVERY_S: Final = 60.0
-"""The longest sleep: the machine's clock may be set while we sleep by the monotonic one, and what other
-servers put into a shared store rings no bell here.
-"""
+"""The longest sleep: the machine's clock may be set while we sleep by the monotonic one."""
 FIRE_MAX: Final = 100
 """Schedules fired in one transaction."""
 
 
 async def run_scheduler(
-    ledger: Ledger, store: Store, feed: Feed, *, clock: Clock, run_sync: RunSync, backoff: Backoff
+    ledger: Ledger,
+    store: Store,
+    feed: Feed,
+    *,
+    clock: Clock,
+    run_sync: RunSync,
+    backoff: Backoff,
+    leads: Callable[[], bool],
 ) -> None:
-    """Do what is due, then sleep until the next thing is, for ever. Ends only by cancellation."""
+    """Do what is due, then sleep until the next thing is, for ever. Ends only by cancellation.
+
+    A server that does not lead does what it has itself put off, as far as it knows; the leader does all.
+    """
     while True:
         try:
             feed.due.silence()
             feed.next_due = None
             while await sweep_once(ledger):
                 pass
-            while await fire_once(ledger, store, now=clock.now_ms(), run_sync=run_sync):
-                pass
-            stored = await run_sync(partial(store.read, NextDue()))
+            stored = None
+            if leads():
+                while await fire_once(ledger, store, now=clock.now_ms(), run_sync=run_sync):
+                    pass
+                stored = await run_sync(partial(store.read, NextDue()))
             backoff.reset()
         except StorageUnavailable:
             await backoff.wait()
             continue
-        await _wait_due(feed, stored, clock, shared=not store.exclusive)
+        await _wait_due(feed, stored, clock)
 
 
 async def sweep_once(ledger: Ledger) -> bool:
@@ -67,11 +77,8 @@ async def fire_once(ledger: Ledger, store: Store, *, now: int, run_sync: RunSync
     return len(ops) == FIRE_MAX
 
 
-async def _wait_due(feed: Feed, stored: int | None, clock: Clock, *, shared: bool) -> None:
-    """Return when the earliest known instant has come; a bell means that an earlier one is known.
-
-    In a *shared* store return after WAKE_EVERY_S all the same.
-    """
+async def _wait_due(feed: Feed, stored: int | None, clock: Clock) -> None:
+    """Return when the earliest known instant has come; a bell means that an earlier one is known."""
     if stored is not None and (feed.next_due is None or stored < feed.next_due):
         feed.next_due = stored
     while True:
@@ -80,7 +87,5 @@ async def _wait_due(feed: Feed, stored: int | None, clock: Clock, *, shared: boo
             wait_s = min(wait_s, (feed.next_due - clock.now_ms()) / 1000)
         if wait_s <= 0:
             return
-        with trio.move_on_after(wait_s) as sleep:
+        with trio.move_on_after(wait_s):
             await feed.due.wait_rung()
-        if shared and sleep.cancelled_caught:
-            return

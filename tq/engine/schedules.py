@@ -5,32 +5,24 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from tq.core.ops import Fire, PauseSchedule, PutSchedule, Schedule
-from tq.core.requests import ScheduleRequest, ScheduleSpec, make_spec, read_spec, spec_text, submit_of
+from tq.core.requests import ScheduleRequest, ScheduleSpec, make_spec, read_spec, spec_text
 from tq.core.schedule import due, next_tick
 from tq.core.task import NewTask, TaskId
 from tq.core.views import format_instant
 from tq.core.wire import TypeDefaults, decode_submit, new_task
-from tq.handlers import TaskQueue
 
 
 def put(
-    queue: TaskQueue,
-    name: str,
-    request: ScheduleRequest,
-    *,
-    known: Schedule | None,
-    now: int,
-    timeout_ms: int,
+    name: str, request: ScheduleRequest, task: NewTask, *, known: Schedule | None, now: int
 ) -> PutSchedule:
     """The op that keeps what *request* asks for under *name*.
 
     Args:
+        task: What a tick of it makes, checked.
         known: The schedule of that name as it is.
-        timeout_ms: For a type whose handler names no timeout.
     Raises:
-        UnknownType, PayloadInvalid, PayloadTooLarge, InvalidInput: What is wrong, naming the field.
+        InvalidInput: What is wrong, naming the field.
     """
-    task = queue.new_task(submit_of(request), new_id=TaskId(name), now=now, timeout_ms=timeout_ms)
     before = None if known is None else read_spec(known.spec)
     spec = make_spec(request, task, known=before, now=now)
     return PutSchedule(name=name, spec=spec_text(spec), next_at=next_tick(spec.timing, now))

@@ -15,17 +15,20 @@ from typing import Protocol, TypeVar
 import trio
 from msgspec.structs import replace
 
+from tq import __version__
 from tq.clock import Clock, IdMaker, RunSync
-from tq.core.errors import Overloaded, ShuttingDown, StorageUnavailable, TqError
+from tq.core.errors import Overloaded, ShuttingDown, StorageUnavailable, TqError, UnknownType
 from tq.core.events import Event, WorkersResized
 from tq.core.keys import Key
 from tq.core.ops import Op, RequestKey, Schedule, Submit, SubmitMany, Submitted
-from tq.core.queries import GetKeys, GetSchedule, GetStats, GetTask, Query, Stats
-from tq.core.requests import ScheduleRequest
+from tq.core.queries import GetKeys, GetSchedule, GetServers, GetStats, GetTask, Query, ServerRow, Stats
+from tq.core.requests import ScheduleRequest, submit_of
+from tq.core.servers import ServerInfo, read_server
 from tq.core.task import FINAL, NewTask, ServerId, State, Task, TaskId
-from tq.core.wire import SubmitRequest
+from tq.core.wire import SubmitRequest, new_task
 from tq.engine import schedules
 from tq.engine.feed import Feed
+from tq.engine.fleet import Fleet
 from tq.engine.keyring import KeyRing
 from tq.engine.ledger import Ledger
 from tq.engine.pool import Pool, Stop, Why
@@ -50,7 +53,8 @@ class Phase(StrEnum):
 class Settings:
     """How a server is to work. Seconds.
 
-    ``workers`` at least, ``workers_max`` at most; None: as many.
+    ``workers`` at least, ``workers_max`` at most; None: as many. ``host``, ``pid`` and ``url`` are what it
+    says of where it is.
     """
 
     workers: int = 5
@@ -58,6 +62,9 @@ class Settings:
     buffer: int = 100
     timeout_s: float = 5.0
     grace_s: float = 10.0
+    host: str = "localhost"
+    pid: int = 0
+    url: str | None = None
 
 
 class WriteMetrics(Protocol):
@@ -94,11 +101,7 @@ class Server:
         spawn: Spawn | None = None,
         tracing: Tracing | None = None,
     ) -> None:
-        in_processes = queue.types_that_run(Runs.PROCESS)
-        if in_processes and spawn is None:
-            raise ValueError(
-                f"type {', '.join(in_processes)}: isolation=process needs an app that a child can import"
-            )
+        _check_processes(queue, spawn)
         self.queue = queue
         self.settings = settings
         self.clock = clock
@@ -116,8 +119,8 @@ class Server:
         self.tracing = tracing
         self.new_id = IdMaker(clock, random)
         self.id = ServerId(f"server-{random.getrandbits(64):016x}")
+        self.started_at = clock.now_ms()
         self.watchers = Watchers(clock, self.id, emit)
-        self.emit = emit = self.watchers.emit
         self.pool = Pool(
             settings.workers, settings.workers_max or settings.workers, buffer=settings.buffer, clock=clock
         )
@@ -125,14 +128,34 @@ class Server:
         self.keys = KeyRing()
         self.feed = Feed(
             clock,
-            emit,
             on_claim=self.pool.expect,
             on_pause=self.pool.pause,
             on_key=self.keys.note,
             stop_running=self._stop_running,
+            on_miss=self.watchers.miss,
             is_unsettled=lambda: store.unsettled,
         )
-        self.ledger = Ledger(store, clock=clock, run_sync=run_sync, on_commit=self.feed.on_commit, emit=emit)
+        self.ledger = Ledger(
+            store,
+            clock=clock,
+            run_sync=run_sync,
+            on_commit=self.feed.on_commit,
+            emit=self.watchers.emit,
+            outbox=None if store.exclusive else self.watchers.outbox,
+        )
+        self.fleet = Fleet(
+            self.id,
+            store,
+            self.ledger,
+            types=queue.types,
+            clock=clock,
+            run_sync=run_sync,
+            pool=self.pool,
+            feed=self.feed,
+            watchers=self.watchers,
+            emit=self.watchers.emit,
+            describe=self._describe,
+        )
 
     @property
     def phase(self) -> Phase:
@@ -146,25 +169,83 @@ class Server:
         """How long an attempt may take where neither task nor handler says so."""
         return round(self.settings.timeout_s * 1000)
 
+    def emit(self, event: Event) -> None:
+        """Tell everybody whom it concerns, here and elsewhere, of *event*, which no commit tells of."""
+        self.watchers.outbox.put(event)
+        self.watchers.emit(event)
+
+    def _describe(self) -> ServerInfo:
+        return ServerInfo(
+            host=self.settings.host,
+            pid=self.settings.pid,
+            version=__version__,
+            started_at=self.started_at,
+            types=self.queue.defaults(timeout_ms=self.timeout_ms),
+            workers=len(self.pool.workers),
+            busy=len(self.pool.running),
+            url=self.settings.url,
+        )
+
+    async def servers(self) -> list[tuple[ServerRow, ServerInfo]]:
+        """The servers there are and what each said last, by id; this one as it is now.
+
+        Raises:
+            StorageUnavailable: Safe to repeat.
+        """
+        rows = {row.server: row for row in await self.read(GetServers())}
+        rows[self.id] = ServerRow(self.id, self.clock.now_ms(), None, 0)
+        said = ((row, read_server(row.said)) for row in rows.values() if row.server != self.id)
+        known = [(row, info) for row, info in said if info is not None]
+        return sorted([*known, (rows[self.id], self.fleet.info())], key=lambda each: each[0].server)
+
     def listen(self, listener: Callable[[Event], None]) -> None:
         """Have *listener* told of every event from now on, before any watcher is; it must not block."""
         self.watchers.listeners.append(listener)
 
     # Submitting
 
-    def new_task(self, request: SubmitRequest) -> NewTask:
+    def new_task(self, request: SubmitRequest, *, new_id: TaskId | None = None) -> NewTask:
         """The task that *request* asks for, checked, with an id; nothing is stored.
+
+        The payload of a type that only another server handles is checked where it runs.
 
         Raises:
             UnknownType, PayloadInvalid, PayloadTooLarge, InvalidInput: What is wrong, naming the field.
         """
-        new = self.queue.new_task(
-            request,
-            new_id=self.new_id(),
-            now=self.clock.now_ms(),
-            timeout_ms=self.timeout_ms,
-        )
+        new_id, now = new_id or self.new_id(), self.clock.now_ms()
+        try:
+            new = self.queue.new_task(request, new_id=new_id, now=now, timeout_ms=self.timeout_ms)
+        except UnknownType as unknown:
+            defaults = self.fleet.defaults_of(request.type)
+            if defaults is None:
+                raise self._unknown(request.type, unknown) from None
+            new = new_task(request, defaults, new_id=new_id, now=now)
         return new if self.tracing is None else self.tracing.submitted(new)
+
+    def _unknown(self, type: str, unknown: UnknownType) -> UnknownType:
+        if not self.fleet.others:
+            return unknown
+        known = sorted(self.fleet.types | set(self.queue.types or ()))
+        return UnknownType(
+            f"type: no server handles {type!r}: it must be one of {', '.join(known) or '(none)'}",
+            field="type",
+            known=known,
+        )
+
+    async def prepare(self, request: SubmitRequest, *, new_id: TaskId | None = None) -> NewTask:
+        """As new_task; before a type is unknown, the other servers are looked for.
+
+        Raises:
+            UnknownType, PayloadInvalid, PayloadTooLarge, InvalidInput: What is wrong, naming the field.
+            StorageUnavailable: Safe to repeat.
+        """
+        try:
+            return self.new_task(request, new_id=new_id)
+        except UnknownType:
+            if not self.fleet.is_shared:
+                raise
+        await self.fleet.catch_up()
+        return self.new_task(request, new_id=new_id)
 
     async def submit(self, new: NewTask, request: RequestKey | None = None) -> Submitted:
         """Store *new*; durable when this returns. The reply names the task, which may be another one.
@@ -218,9 +299,8 @@ class Server:
             StorageUnavailable: Safe to repeat.
         """
         known = await self.read(GetSchedule(name))
-        op = schedules.put(
-            self.queue, name, request, known=known, now=self.clock.now_ms(), timeout_ms=self.timeout_ms
-        )
+        task = await self.prepare(submit_of(request), new_id=TaskId(name))
+        op = schedules.put(name, request, task, known=known, now=self.clock.now_ms())
         if known is not None and known.spec == op.spec:
             return known, True
         return await self.ledger.ask(op), known is not None
@@ -257,13 +337,23 @@ class Server:
 
     async def wait_final(self, task_id: TaskId, *, timeout_s: float) -> Task | None:
         """The task once it has ended; as it then is after *timeout_s*, or when the server drains."""
-        with self.feed.watching(task_id) as ended:
-            task = await self.find(task_id)
-            if task is None or task.state in FINAL or timeout_s <= 0:
-                return task
-            with trio.move_on_after(timeout_s):
-                await ended.wait()
-        return await self.find(task_id)
+        until = trio.current_time() + timeout_s
+        while True:
+            with self.feed.watching(task_id) as ended:
+                task = await self.find(task_id)
+                is_late = trio.current_time() >= until or self.feed.is_closed
+                if task is None or task.state in FINAL or is_late:
+                    return task
+                with trio.move_on_at(until):
+                    await ended.wait()
+
+    async def wait_told(self) -> None:
+        """Return when all that the store can show by now has been told to those who watch here.
+
+        Raises:
+            StorageUnavailable: Safe to repeat.
+        """
+        await self.fleet.wait_told()
 
     async def stats(self) -> Stats:
         """The counters of the store."""
@@ -305,3 +395,11 @@ class Server:
             self.pool.refuse(task_id)
         else:
             attempt.cancel(Stop.USER, now=self.clock.monotonic())
+
+
+def _check_processes(queue: TaskQueue, spawn: Spawn | None) -> None:
+    in_processes = queue.types_that_run(Runs.PROCESS)
+    if in_processes and spawn is None:
+        raise ValueError(
+            f"type {', '.join(in_processes)}: isolation=process needs an app that a child can import"
+        )

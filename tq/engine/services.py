@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,7 +20,8 @@ from tq.core.task import Lease, TaskId
 from tq.core.wire import SubmitRequest
 from tq.engine.backoff import Backoff
 from tq.engine.collector import Collector
-from tq.engine.dispatcher import Dispatcher
+from tq.engine.dispatcher import POLL_S, Dispatcher
+from tq.engine.ears import run_ears
 from tq.engine.keyring import run_keyring
 from tq.engine.links import Links
 from tq.engine.loops import AsyncioLoop
@@ -29,7 +31,7 @@ from tq.engine.processes import Children
 from tq.engine.pulse import run_pulse
 from tq.engine.scheduler import run_scheduler
 from tq.engine.server import Server
-from tq.engine.sweeper import DEAD_AFTER_MS, recover_all, run_heartbeat, run_sweeper
+from tq.engine.sweeper import recover_all, run_sweeper
 from tq.engine.worker import Workshop, run_overseer, run_workers
 
 RESULTS_BUFFER: Final = 100
@@ -73,7 +75,8 @@ async def run_server(
     try:
         async with trio.open_nursery() as root:
             root.start_soon(server.ledger.run)
-            await services.recover()
+            await services.join()
+            root.start_soon(services.run_fleet)
             await server.keys.load(server.read_keys)
             await services.put_schedules()
             root.start_soon(services.asyncio.run)
@@ -139,6 +142,8 @@ class Services:
         self.hurry = trio.Event()
         self._intake = trio.CancelScope()
         self._intake_done = trio.Event()
+        self._membership = trio.CancelScope()
+        self._left = trio.Event()
         self._workers_done = trio.Event()
         self._front_door_done = trio.Event()
         self._hand_over, inbox = trio.open_memory_channel[Lease](server.settings.buffer)
@@ -169,28 +174,51 @@ class Services:
             inbox=inbox,
             clock=server.clock,
             backoff=Backoff(server.random),
+            poll_s=POLL_S if server.store.exclusive else math.inf,
         )
-        self.collector = Collector(
-            server.ledger, results, clock=server.clock, random=server.random, emit=server.emit
-        )
+        self.collector = Collector(server.ledger, results, clock=server.clock, random=server.random)
 
     async def _submit_for(self, request: SubmitRequest) -> TaskId:
         """Submit what a handler asks for, also while the server drains: its work is not done without."""
-        new = self.server.new_task(request)
+        new = await self.server.prepare(request)
         return (await self.server.ledger.ask(Submit(new))).task_id
 
     # Starting
 
-    async def recover(self) -> None:
-        """Say that this server lives and take back what dead ones ran.
+    async def join(self) -> None:
+        """Say that this server lives.
 
-        A store that one process has to itself knows that every other server is dead.
+        A store that one process has to itself knows that every other server is dead: what those ran is
+        taken back. In one that is shared, the others are to be known before anything is changed.
         """
-        server = self.server
-        await server.ledger.ask(ops.Beat(server.id))
-        now = server.clock.now_ms()
-        dead_before = now + 1 if server.store.exclusive else now - DEAD_AFTER_MS
-        await recover_all(server.ledger, server.id, dead_before=dead_before)
+        server, fleet = self.server, self.server.fleet
+        if fleet.is_shared:
+            await fleet.catch_up()
+            await fleet.beat_once()
+        else:
+            await server.ledger.ask(ops.Beat(server.id))
+            await recover_all(server.ledger, server.id, dead_before=server.clock.now_ms() + 1)
+
+    async def run_fleet(self) -> None:
+        """In a store that is shared: be one of many, until the last word is said."""
+        server, fleet = self.server, self.server.fleet
+        if fleet.is_shared:
+            with self._membership:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(fleet.run_heart, Backoff(server.random))
+                    nursery.start_soon(fleet.run_news, Backoff(server.random))
+                    nursery.start_soon(fleet.run_flush, Backoff(server.random))
+                    nursery.start_soon(
+                        partial(
+                            run_ears,
+                            server.store,
+                            server.id,
+                            fleet,
+                            run_sync=server.run_sync,
+                            backoff=Backoff(server.random),
+                        )
+                    )
+        self._left.set()
 
     async def put_schedules(self) -> None:
         """Make the schedules that come with the handlers; those that are there as they are meant stay so."""
@@ -200,7 +228,6 @@ class Services:
     async def run_intake(self) -> None:
         """The services that bring work in: the first to stop."""
         server = self.server
-        shared = not server.store.exclusive
         with self._intake:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._dispatcher.run)
@@ -213,6 +240,7 @@ class Services:
                         clock=server.clock,
                         run_sync=server.run_sync,
                         backoff=Backoff(server.random),
+                        leads=lambda: server.fleet.leads,
                     )
                 )
                 nursery.start_soon(
@@ -220,15 +248,11 @@ class Services:
                         run_sweeper,
                         server.ledger,
                         server.id,
-                        clock=server.clock,
-                        shared=shared,
+                        fleet=server.fleet,
+                        shared=server.fleet.is_shared,
                         backoff=Backoff(server.random),
                     )
                 )
-                if shared:
-                    nursery.start_soon(
-                        partial(run_heartbeat, server.ledger, server.id, backoff=Backoff(server.random))
-                    )
         self._intake_done.set()
 
     async def run_workers(self) -> None:
@@ -272,6 +296,7 @@ class Services:
         server.watchers.close()
         self._intake.cancel()
         await self._intake_done.wait()
+        server.fleet.leave()
         await self._recall()
         self._hand_over.close()
         await self._stop_workers()
@@ -279,6 +304,8 @@ class Services:
         await self._recall()
         await self._record_results(stuck)
         await self._front_door_done.wait()
+        self._membership.cancel()
+        await self._left.wait()
         with suppress(StorageUnavailable):
             await server.ledger.ask(ops.Beat(server.id, gone=True))
         return ExitReport(released=server.feed.released - released_before, stuck=stuck)

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, Protocol
 
 import trio
 
-from tq.clock import Clock
 from tq.core.errors import StorageUnavailable
-from tq.core.ops import Beat, Prune, Recover, Recovered, Swept
+from tq.core.ops import AnyOp, Prune, PruneLetters, Recover, Recovered, Swept
 from tq.core.task import ServerId
 from tq.engine.backoff import Backoff
 from tq.engine.ledger import Ledger
 
-BEAT_EVERY_S: Final = 5.0
-DEAD_AFTER_MS: Final = 15_000
 SWEEP_EVERY_S: Final = 1.0
+
+
+class Sweeps(Protocol):
+    """Who sweeps, and whether it may say of others that they are dead."""
+
+    @property
+    def leads(self) -> bool:
+        """Whether this server sweeps."""
+        ...
+
+    def dead_before(self) -> int | None:
+        """Servers not seen since then are dead; None: that cannot be said now."""
+        ...
 
 
 async def recover_all(ledger: Ledger, server: ServerId, *, dead_before: int) -> Recovered:
@@ -33,15 +44,13 @@ async def recover_all(ledger: Ledger, server: ServerId, *, dead_before: int) -> 
 
 
 async def run_sweeper(
-    ledger: Ledger, server: ServerId, *, clock: Clock, shared: bool, backoff: Backoff
+    ledger: Ledger, server: ServerId, *, fleet: Sweeps, shared: bool, backoff: Backoff
 ) -> None:
-    """Prune and, in a *shared* store, recover, for ever. Ends only by cancellation."""
+    """Prune and, in a *shared* store, recover, while this server leads. Ends only by cancellation."""
     while True:
         try:
-            while (await prune_once(ledger)).more:
+            while fleet.leads and await sweep_once(ledger, _sweep(server, fleet, shared=shared)):
                 pass
-            if shared:
-                await recover_all(ledger, server, dead_before=clock.now_ms() - DEAD_AFTER_MS)
             backoff.reset()
         except StorageUnavailable:
             await backoff.wait()
@@ -49,18 +58,15 @@ async def run_sweeper(
         await trio.sleep(SWEEP_EVERY_S)
 
 
-async def prune_once(ledger: Ledger) -> Swept:
-    """One batch of what is past its time."""
-    return await ledger.ask(Prune())
+def _sweep(server: ServerId, fleet: Sweeps, *, shared: bool) -> list[AnyOp]:
+    if not shared:
+        return [Prune()]
+    dead_before = fleet.dead_before()
+    recover: list[AnyOp] = [] if dead_before is None else [Recover(server, dead_before)]
+    return [*recover, Prune(), PruneLetters()]
 
 
-async def run_heartbeat(ledger: Ledger, server: ServerId, *, backoff: Backoff) -> None:
-    """Say that *server* lives, for ever. Ends only by cancellation."""
-    while True:
-        try:
-            await ledger.ask(Beat(server))
-            backoff.reset()
-        except StorageUnavailable:
-            await backoff.wait()
-            continue
-        await trio.sleep(BEAT_EVERY_S)
+async def sweep_once(ledger: Ledger, ops: Sequence[AnyOp]) -> bool:
+    """One batch of each of *ops*; whether there is more."""
+    replies = await ledger.ask_each(ops)
+    return any(isinstance(reply, Swept | Recovered) and reply.more for reply in replies)

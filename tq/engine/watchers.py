@@ -20,6 +20,7 @@ from tq.core.errors import Overloaded, ShuttingDown
 from tq.core.events import Event, ServerDraining
 from tq.core.task import Lease, LogLine, Progress, ServerId, TaskId
 from tq.engine.bell import Bell
+from tq.engine.letters import Outbox
 from tq.engine.ring import RING_MAX, Entry, Logged, Progressed, Ring, Told, Wanted
 
 WATCHERS_MAX: Final = 20_000
@@ -48,25 +49,29 @@ class End(Enum):
 
 
 class Watcher:
-    """What waits for one who watches. ``end``: nothing more will come once that was taken."""
+    """What waits for one who watches. ``end``: nothing more will come once that was taken.
 
-    __slots__ = ("_bell", "_taken_at", "buffer", "end", "is_woken", "wanted")
+    ``has_missed``: something may have happened that was not handed over, so that it has to look anew.
+    """
+
+    __slots__ = ("_bell", "_taken_at", "buffer", "end", "has_missed", "is_woken", "wanted")
 
     def __init__(self, wanted: Wanted) -> None:
         self.wanted = wanted
         self.buffer: deque[Entry] = deque()
         self.end: End | None = None
+        self.has_missed = False
         self.is_woken = False
         self._bell = Bell()
         self._taken_at = inf
 
     async def take(self, *, until: float) -> list[Entry]:
-        """What waits, at most TAKE_MAX; nothing at the time *until*, or if there is an ``end``.
+        """What waits, at most TAKE_MAX; nothing at *until*, if it ``has_missed`` something, or at an ``end``.
 
         Who takes is thought to be busy with it until it takes again.
         """
         self._taken_at = inf
-        if not self.buffer and self.end is None:
+        if not self.buffer and self.end is None and not self.has_missed:
             with trio.move_on_at(until):
                 await self._bell.wait_rung()
         self._bell.silence()
@@ -114,6 +119,8 @@ class Watchers:
         self.count = 0
         self.last_word = b"{}"
         """What the event says that the server drains."""
+        self.outbox = Outbox(server)
+        """What handlers say goes to those who watch other servers too."""
         self.looking_up = trio.Lock()
         """Held by who asks the store for the names of an entry, so that they are asked for once."""
         self._clock = clock
@@ -132,15 +139,31 @@ class Watchers:
         """Tell everybody whom it concerns of *event*."""
         for listen in self.listeners:
             listen(event)
+        self.publish(event)
+
+    def publish(self, event: Event | Told) -> None:
+        """Tell those who watch of *event*: of another server's, that is everybody."""
         if self.is_recording:
             self._publish(event)
+
+    def miss(self) -> None:
+        """Something may have happened that nobody here was told of: all are to look anew."""
+        if not self.is_recording:
+            return
+        self.ring.forget()
+        for watcher in self._all():
+            watcher.has_missed = True
+            self._wake(watcher)
+
+    def _all(self) -> list[Watcher]:
+        return [*self._of_all, *(one for group in self._of_task.values() for one in group)]
 
     def tell(self, keep: Callable[[], None], lease: Lease, told: Progress | LogLine) -> None:
         """*keep* what a handler said, and tell who watches its task in the same moment. From any thread.
 
         From another thread both are done soon: before anything that the thread hands over later.
         """
-        if not self.is_recording:
+        if not (self.is_recording or self.outbox.is_open):
             keep()
         elif trio.lowlevel.in_trio_run():
             self._tell(keep, lease, told)
@@ -151,9 +174,9 @@ class Watchers:
 
     def _tell(self, keep: Callable[[], None], lease: Lease, told: Progress | LogLine) -> None:
         keep()
-        if not self.is_recording:
-            return
-        self._publish(_told(lease, told, self._clock.now_ms()))
+        said = _told(lease, told, self._clock.now_ms())
+        self.outbox.put(said)
+        self.publish(said)
 
     def _publish(self, event: Event | Told) -> None:
         if not self.count and trio.current_time() - self._left_at >= RECORD_S:
@@ -185,6 +208,7 @@ class Watchers:
 
     async def run(self) -> None:
         """Wake those who have something to take, for ever. Ends only by cancellation."""
+        self._token = trio.lowlevel.current_trio_token()
         while True:
             await self._bell.wait_rung()
             while self._to_wake:
@@ -235,7 +259,7 @@ class Watchers:
     def close(self) -> None:
         """Let everybody who watches go: the server drains."""
         self._closed = True
-        for watcher in [*self._of_all, *(one for group in self._of_task.values() for one in group)]:
+        for watcher in self._all():
             watcher.end = watcher.end or End.DRAINING
             self._wake(watcher)
 

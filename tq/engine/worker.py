@@ -264,7 +264,7 @@ def cut_short(attempt: Attempt, fault: BaseException | None = None) -> Outcome |
             return timed_out(attempt, fault)
         case Stop.USER:
             return Cancel()
-        case Stop.SHUTDOWN:
+        case Stop.SHUTDOWN | Stop.LOST:
             return None
         case _:
             assert_never(attempt.stop)

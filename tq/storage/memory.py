@@ -39,25 +39,29 @@ from tq.core.task import (
     server_lost,
     unique_name,
 )
+from tq.storage.memory_fleet import Fleet
 from tq.storage.memory_keys import Keys
 from tq.storage.memory_lists import failure_groups, oldest_pending, page
 from tq.storage.memory_rows import Rows
 from tq.storage.memory_submit import submit, submit_many
-from tq.storage.store import Snapshot
+from tq.storage.store import Snapshot, Wake, WriteLetter
 
 R = TypeVar("R")
 
 
 class MemoryStore:
-    """The moves of tasks on Rows."""
+    """The moves of tasks on Rows.
 
-    exclusive = True
+    Args:
+        exclusive: False lets many servers of this process share it.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, *, exclusive: bool = True) -> None:
+        self.exclusive = exclusive
         # Under threads a question may come while a batch is applied.
         self._lock = threading.Lock()
         self._rows = Rows()
-        self._servers: dict[ServerId, int] = {}
+        self._fleet = Fleet()
         self._keys = Keys()
 
     @property
@@ -65,9 +69,15 @@ class MemoryStore:
         """Whether there is something for Settle."""
         return bool(self._rows.unsettled)
 
-    def apply(self, ops: Sequence[AnyOp], now: int) -> list[Reply | TqError]:
+    def apply(
+        self, ops: Sequence[AnyOp], now: int, *, news: WriteLetter | None = None
+    ) -> list[Reply | TqError]:
         with self._lock:
-            return [self._answer(op, now) for op in ops]
+            replies = [self._answer(op, now) for op in ops]
+            letter = None if news is None else news(replies)
+            if letter is not None:
+                self._fleet.keep(letter, now)
+            return replies
 
     def _answer(self, op: AnyOp, now: int) -> Reply | TqError:
         try:
@@ -113,6 +123,8 @@ class MemoryStore:
         | ops.Recover
         | ops.Prune
         | ops.Beat
+        | ops.Lead
+        | ops.PruneLetters
         | ops.SetQueue
         | ops.PauseQueue
         | ops.PutSchedule
@@ -135,7 +147,11 @@ class MemoryStore:
             case ops.Prune():
                 return self._prune(op, now)
             case ops.Beat():
-                return self._beat(op, now)
+                return self._fleet.beat(op, now)
+            case ops.Lead():
+                return self._fleet.lead(op, now)
+            case ops.PruneLetters():
+                return self._fleet.prune(op, now)
             case ops.SetQueue():
                 return self._rows.lanes.set_rules(
                     op.queue, order=op.order, limits=op.limits, per_key=op.per_key
@@ -432,9 +448,8 @@ class MemoryStore:
             self._crashed(task, server_lost(task.attempt, now), Move.RECOVER, now)
             for task in lost[: op.limit]
         )
-        for server in [s for s, seen in self._servers.items() if seen < op.dead_before and s != op.server]:
-            if len(lost) <= op.limit:
-                del self._servers[server]
+        if len(lost) <= op.limit:
+            self._fleet.forget_dead(op)
         return ops.Recovered(
             pending=fates[State.PENDING],
             failed=fates[State.FAILED],
@@ -444,8 +459,7 @@ class MemoryStore:
 
     def _is_lost(self, task: Task, op: ops.Recover) -> bool:
         assert task.server is not None
-        seen = self._servers.get(task.server)
-        return task.server != op.server and (seen is None or seen < op.dead_before)
+        return self._fleet.is_dead(task.server, op)
 
     def _prune(self, op: ops.Prune, now: int) -> ops.Swept:
         for key in [key for key, (_, _, until) in self._rows.requests.items() if until <= now]:
@@ -468,13 +482,6 @@ class MemoryStore:
         for entry in passed_over:
             heapq.heappush(self._rows.kept, entry)
         return ops.Swept(count, more)
-
-    def _beat(self, op: ops.Beat, now: int) -> ops.Beaten:
-        if op.gone:
-            self._servers.pop(op.server, None)
-        else:
-            self._servers[op.server] = now
-        return ops.Beaten()
 
     def _fire(self, op: ops.Fire, now: int) -> ops.Fired:
         schedule = self._rows.schedules.to_fire(op)
@@ -518,11 +525,41 @@ class MemoryStore:
             case queries.GetKeys():
                 answer = self._keys.listed()
             case queries.NextDue():
-                known = (self._rows.next_timed(), self._rows.next_stop(), self._rows.schedules.next_at())
-                answer = min((instant for instant in known if instant is not None), default=None)
+                answer = self._next_due()
+            case queries.GetServers():
+                answer = self._fleet.listed()
+            case queries.GetNews():
+                answer = self._news(query)
             case _:
                 raise TypeError(f"not a query: {query!r}")
         return cast(R, answer)
+
+    def _next_due(self) -> int | None:
+        known = (self._rows.next_timed(), self._rows.next_stop(), self._rows.schedules.next_at())
+        return min((instant for instant in known if instant is not None), default=None)
+
+    def _news(self, query: queries.GetNews) -> queries.News:
+        lost, stop = [], []
+        for held in query.held:
+            task = self._rows.tasks.get(held.task_id)
+            if task is None or task.state is not State.RUNNING or task.generation != held.generation:
+                lost.append(held)
+            elif task.cancel_reason is not None:
+                stop.append(held)
+        return queries.News(
+            pending=any(
+                state is State.PENDING and (query.types is None or type in query.types)
+                for _, type, state in self._rows.counts
+            ),
+            stop=tuple(stop),
+            lost=tuple(lost),
+            next_due=self._next_due() if query.due else None,
+            seats=self._fleet.seats(),
+            letters=self._fleet.unread(query.read),
+        )
+
+    def open_wake(self, server: ServerId) -> Wake | None:
+        return None if self.exclusive else self._fleet.bells.open(server)
 
     def snapshot(self) -> Snapshot:
         with self._lock:
@@ -532,12 +569,14 @@ class MemoryStore:
         return Snapshot(
             tasks=tuple(self._rows.tasks.values()),
             stats=self._rows.stats(),
-            servers=tuple(sorted(self._servers.items())),
+            servers=tuple((row.server, row.seen_at) for row in self._fleet.listed()),
             queues=tuple(sorted(self._rows.lanes.rules.items())),
             schedules=tuple(self._rows.schedules.listed()),
             holders=tuple(sorted(self._rows.holders.items())),
             unsettled=tuple(sorted(self._rows.unsettled, key=self._rows.arrivals.__getitem__)),
             keys=self._keys.listed(),
+            leader=self._fleet.leader,
+            letters=self._fleet.numbers(),
         )
 
     def close(self) -> None:

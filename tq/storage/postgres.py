@@ -36,6 +36,14 @@ from tq.storage import postgres_lists as lists
 from tq.storage import postgres_schedules as schedules
 from tq.storage import postgres_sql as sql
 from tq.storage.postgres_batch import Batch
+from tq.storage.postgres_fleet import (
+    PostgresWake,
+    keep_letter,
+    leader,
+    letter_numbers,
+    list_servers,
+    news,
+)
 from tq.storage.postgres_keys import list_keys
 from tq.storage.postgres_link import (
     READERS_MAX,
@@ -53,7 +61,7 @@ from tq.storage.postgres_schema import migrate, migrations
 from tq.storage.postgres_tidy import Tidying
 from tq.storage.postgres_work import Raced, Work
 from tq.storage.records import task_of
-from tq.storage.store import Snapshot
+from tq.storage.store import Snapshot, Wake, WriteLetter
 
 TRIES: Final = 6
 """How often a batch is run where others are in the way."""
@@ -118,12 +126,14 @@ class PostgresStore:
 
     # Writing
 
-    def apply(self, ops: Sequence[AnyOp], now: int) -> list[Reply | TqError]:
-        if not ops:
+    def apply(
+        self, ops: Sequence[AnyOp], now: int, *, news: WriteLetter | None = None
+    ) -> list[Reply | TqError]:
+        if not ops and news is None:
             return []
         for tried in range(1, TRIES + 1):
             try:
-                return self._apply(ops, now)
+                return self._apply(ops, now, news)
             except Raced:
                 clash: psycopg.Error | None = None
             except psycopg.Error as error:
@@ -141,7 +151,7 @@ class PostgresStore:
         with told_as_ours(self._target):
             raise error
 
-    def _apply(self, ops: Sequence[AnyOp], now: int) -> list[Reply | TqError]:
+    def _apply(self, ops: Sequence[AnyOp], now: int, news: WriteLetter | None) -> list[Reply | TqError]:
         """Apply *ops* in one transaction, once. Raises what was in the way; then nothing was applied."""
         if self._closing.is_set():
             raise StorageUnavailable(f"the store {self._target.name} is closed: open it again")
@@ -152,6 +162,9 @@ class PostgresStore:
                 talk.begin()
                 work = Work(talk, self._writer_id, self._clock_of(db, now))
                 answers = Batch(work, lambda: self.skew_ms).run(ops)
+                letter = None if news is None else news(answers)
+                if letter is not None:
+                    keep_letter(work, letter)
                 if talk.has_written:
                     talk.tell(sql.UPSERT_WRITER, (self._writer_id, self._batches + 1, work.now))
         except BaseException:
@@ -239,6 +252,14 @@ class PostgresStore:
         """What stands for the instant in a statement that else takes the database's own."""
         return None if self._own_clock else now
 
+    def open_wake(self, server: ServerId) -> Wake | None:
+        db = connect(self._target, application=self._name, durable=False)
+        return PostgresWake(db, self._target, server, self._notify)
+
+    def _notify(self, channel: str, server: ServerId) -> None:
+        with told_as_ours(self._target):
+            self._with_reader(lambda talk: talk.ask(sql.NOTIFY, channel, server))
+
     # Reading
 
     def read(self, query: Query[R]) -> R:
@@ -308,6 +329,11 @@ def _answer(talk: Talk, query: Query[Any]) -> object:
             return tuple(map(schedules.schedule_of, talk.ask(schedules.SELECT_DUE_SCHEDULES, now, limit)))
         case queries.NextDue():
             return talk.ask(lists.SELECT_NEXT_DUE)[0][0]
+        case queries.GetServers():
+            return list_servers(talk)
+        case queries.GetNews():
+            with _of_one_moment(talk):
+                return news(talk, query)
         case queries.GetKeys():
             return list_keys(talk)
         case _:
@@ -328,6 +354,8 @@ def _snapshot(talk: Talk) -> Snapshot:
             queues=_rules(talk),
             schedules=tuple(map(schedules.schedule_of, found)),
             keys=list_keys(talk),
+            leader=leader(talk),
+            letters=letter_numbers(talk),
             holders=tuple((name, task_id) for name, task_id in talk.ask(lists.SELECT_ALL_HOLDERS)),
             unsettled=tuple(task_id for (task_id,) in talk.ask(lists.SELECT_ALL_UNSETTLED)),
         )

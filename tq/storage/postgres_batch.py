@@ -24,6 +24,7 @@ from tq.core.refusals import too_many
 from tq.storage import postgres_sql as sql
 from tq.storage.moves import ByIdOp, Moves
 from tq.storage.postgres_claim import claim, queue_lock
+from tq.storage.postgres_fleet import beat, lead, prune_letters
 from tq.storage.postgres_keys import put_key, revoke_key
 from tq.storage.postgres_schedules import delete_schedule, fire, pause_schedule, put_schedule
 from tq.storage.postgres_submit import submit_many, submit_run
@@ -102,7 +103,11 @@ class Batch:
             case ops.Prune():
                 return prune(self._work, op)
             case ops.Beat():
-                return self._beat(op)
+                return beat(self._work, op)
+            case ops.Lead():
+                return lead(self._work, op)
+            case ops.PruneLetters():
+                return prune_letters(self._work, op)
             case ops.SetQueue() | ops.PauseQueue():
                 return _reply_or_refusal(self._set_rules, op)
             case ops.PutSchedule() | ops.DeleteSchedule() | ops.PauseSchedule() | ops.Fire():
@@ -134,13 +139,6 @@ class Batch:
         answers = [_reply_or_refusal(moves.move, op) for op in group]
         self._work.write(rows)
         return answers
-
-    def _beat(self, op: ops.Beat) -> ops.Beaten:
-        if op.gone:
-            self._work.talk.tell(sql.DELETE_SERVER, (op.server,))
-        else:
-            self._work.talk.tell(sql.UPSERT_SERVER, (op.server, self._work.now))
-        return ops.Beaten()
 
     def _set_rules(self, op: ops.SetQueue | ops.PauseQueue) -> QueueRules:
         talk = self._work.talk

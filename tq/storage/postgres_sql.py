@@ -18,7 +18,7 @@ from typing import Final, TypeAlias
 from tq.core.task import HISTORY_MAX, LOG_LINES_MAX
 from tq.storage.records import PENDING, RUNNING
 
-Parameter: TypeAlias = str | int | bool | None
+Parameter: TypeAlias = str | int | bool | bytes | None
 
 
 def numbers(values: Iterable[int | None]) -> str:
@@ -65,6 +65,7 @@ SCHEDULES_LOCK: Final = 1_000
 RULES_LOCK: Final = 1_001
 MIGRATION_LOCK: Final = 1_002
 KEYS_LOCK: Final = 1_003
+LEADER_LOCK: Final = 1_004
 QUEUE_LOCKS: Final = 256
 """Queues share so many locks, those below this number: the server has room for a few thousand in all."""
 
@@ -298,15 +299,13 @@ DELETE FROM requests WHERE key IN (
     SELECT key FROM requests WHERE until <= $1 ORDER BY until LIMIT $2 FOR UPDATE SKIP LOCKED
 )
 """
-UPSERT_SERVER: Final = """
-INSERT INTO servers (server, seen_at) VALUES ($1, $2)
-ON CONFLICT (server) DO UPDATE SET seen_at = excluded.seen_at
-"""
 UPSERT_SERVER_NOW: Final = f"""
 INSERT INTO servers (server, seen_at) VALUES ($1, coalesce($2, {NOW}))
 ON CONFLICT (server) DO UPDATE SET seen_at = excluded.seen_at RETURNING seen_at
 """
 DELETE_SERVER: Final = "DELETE FROM servers WHERE server = $1"
+
+NOTIFY: Final = "SELECT pg_notify($1, $2)"
 
 SELECT_UNSETTLED: Final = """
 SELECT unsettled.seq, tasks.id, lives.state, unsettled.cascade

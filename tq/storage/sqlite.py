@@ -19,17 +19,18 @@ from tq.core import queries
 from tq.core.errors import StorageUnavailable, TqError
 from tq.core.ops import SCHEDULES_MAX, AnyOp, Reply
 from tq.core.queries import LaneCount, Query, Stats
-from tq.core.task import State
+from tq.core.task import ServerId, State
 from tq.storage import sqlite_sql as sql
 from tq.storage.book import Book
 from tq.storage.records import STATE_CODE, STATE_OF, SUBMITTED, counts_decoder, task_of
 from tq.storage.sqlite_batch import Batch
 from tq.storage.sqlite_book import load_book, load_rules
 from tq.storage.sqlite_file import claim_file, open_reader, open_writer, told_as_ours
+from tq.storage.sqlite_fleet import keep_letter, leader, letter_numbers, list_servers, news
 from tq.storage.sqlite_keys import list_keys
 from tq.storage.sqlite_lists import failure_groups, page
 from tq.storage.sqlite_schedules import due_schedules, get_schedule, list_schedules
-from tq.storage.store import Snapshot
+from tq.storage.store import Snapshot, Wake, WriteLetter
 
 READERS_MAX: Final = 4
 """Connections that read at the same time; further readers wait for one."""
@@ -64,11 +65,17 @@ class SqliteStore:
         self._book: Book | None = None
         self.unsettled = True
 
-    def apply(self, ops: Sequence[AnyOp], now: int) -> list[Reply | TqError]:
-        if not ops:
+    def apply(
+        self, ops: Sequence[AnyOp], now: int, *, news: WriteLetter | None = None
+    ) -> list[Reply | TqError]:
+        if not ops and news is None:
             return []
         with told_as_ours(self._path), self._transaction() as book:
-            return Batch(self._writer, book, now).run(ops)
+            replies = Batch(self._writer, book, now).run(ops)
+            letter = None if news is None else news(replies)
+            if letter is not None:
+                keep_letter(self._writer, letter, now)
+            return replies
 
     @contextmanager
     def _transaction(self) -> Iterator[Book]:
@@ -119,9 +126,18 @@ class SqliteStore:
                     answer = list_keys(db)
                 case queries.NextDue():
                     answer = db.execute(sql.SELECT_NEXT_DUE).get
+                case queries.GetServers():
+                    answer = list_servers(db)
+                case queries.GetNews():
+                    db.execute("BEGIN")
+                    answer = news(db, query)
+                    db.execute("COMMIT")
                 case _:
                     raise TypeError(f"not a query: {query!r}")
         return cast(R, answer)
+
+    def open_wake(self, server: ServerId) -> Wake | None:
+        return None
 
     def snapshot(self) -> Snapshot:
         with told_as_ours(self._path), self._readers.lend() as db:
@@ -136,6 +152,8 @@ class SqliteStore:
                 holders=tuple(db.execute(sql.SELECT_ALL_HOLDERS)),
                 unsettled=tuple(task_id for (task_id,) in db.execute(sql.SELECT_ALL_UNSETTLED)),
                 keys=list_keys(db),
+                leader=leader(db),
+                letters=letter_numbers(db),
             )
             db.execute("COMMIT")
         return everything

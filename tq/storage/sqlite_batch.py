@@ -29,6 +29,7 @@ from tq.storage.records import PENDING, to_json
 from tq.storage.rows import Rows
 from tq.storage.sqlite_book import drop_empty_lanes, drop_old_rates, set_rules
 from tq.storage.sqlite_claim import Claiming
+from tq.storage.sqlite_fleet import beat, lead, prune_letters
 from tq.storage.sqlite_keys import put_key, revoke_key
 from tq.storage.sqlite_rows import delete_tasks, load_rows, write_rows
 from tq.storage.sqlite_schedules import delete_schedule, fire, pause_schedule, put_schedule
@@ -116,7 +117,11 @@ class Batch:
             case ops.Prune():
                 return self._prune(op)
             case ops.Beat():
-                return self._beat(op)
+                return beat(self._db, op, self._now)
+            case ops.Lead():
+                return lead(self._db, op, self._now)
+            case ops.PruneLetters():
+                return prune_letters(self._db, op, self._now)
             case ops.SetQueue() | ops.PauseQueue():
                 return reply_or_refusal(self._set_rules, op)
             case ops.PutSchedule() | ops.DeleteSchedule() | ops.PauseSchedule() | ops.Fire():
@@ -229,13 +234,6 @@ class Batch:
             cancelled=fates[State.CANCELLED],
             more=more,
         )
-
-    def _beat(self, op: ops.Beat) -> ops.Beaten:
-        if op.gone:
-            self._db.execute(sql.DELETE_SERVER, (op.server,))
-        else:
-            self._db.execute(sql.UPSERT_SERVER, (op.server, self._now))
-        return ops.Beaten()
 
     def _set_rules(self, op: ops.SetQueue | ops.PauseQueue) -> QueueRules:
         before = self._book.rules.get(op.queue, DEFAULT_RULES)

@@ -130,9 +130,6 @@ DELETE_TASKS: Final = (
 )
 DELETE_OLD_REQUESTS: Final = "DELETE FROM requests WHERE until <= ?1"
 
-UPSERT_SERVER: Final = """
-INSERT INTO servers (server, seen_at) VALUES (?1, ?2) ON CONFLICT DO UPDATE SET seen_at = excluded.seen_at
-"""
 DELETE_SERVER: Final = "DELETE FROM servers WHERE server = ?1"
 
 # Counting

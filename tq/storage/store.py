@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -11,11 +11,14 @@ import msgspec
 from tq.core.errors import InvalidInput, TqError
 from tq.core.keys import Key
 from tq.core.limits import QueueRules
-from tq.core.ops import AnyOp, Reply, Schedule
+from tq.core.ops import AnyOp, Letter, Reply, Schedule
 from tq.core.queries import Query, Stats
 from tq.core.task import ServerId, Task, TaskId
 
 R = TypeVar("R")
+
+WriteLetter = Callable[[Sequence[Reply | TqError]], Letter | None]
+"""Makes of the replies to a batch what the other servers are told of it; None: nothing."""
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +38,33 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """The tasks that Settle has not dealt with, by arrival."""
     keys: tuple[Key, ...]
     """The oldest first, then by id."""
+    leader: tuple[ServerId, int] | None = None
+    """Who led last, and until when."""
+    letters: tuple[tuple[ServerId, int], ...] = ()
+    """The server and the number of each, in that order."""
+
+
+class Wake(Protocol):
+    """Wakes the servers that share a store. It saves time; nothing depends on it.
+
+    ``ring`` blocks, and is called like the methods of a store; ``wait`` is awaited on trio's loop.
+    """
+
+    def ring(self) -> None:
+        """Wake everybody who waits, oneself too. Raises StorageUnavailable; safe to repeat."""
+        ...
+
+    async def wait(self) -> bool:
+        """Return when somebody has rung since the last return; whether another server has.
+
+        Raises:
+            StorageUnavailable: It will hear nothing any more: close it, and open another.
+        """
+        ...
+
+    def close(self) -> None:
+        """Hear nothing more. Calling it twice does nothing."""
+        ...
 
 
 class Store(Protocol):
@@ -51,14 +81,18 @@ class Store(Protocol):
         """Whether there may be something for Settle. A hint: True where it is not known."""
         ...
 
-    def apply(self, ops: Sequence[AnyOp], now: int) -> list[Reply | TqError]:
+    def apply(
+        self, ops: Sequence[AnyOp], now: int, *, news: WriteLetter | None = None
+    ) -> list[Reply | TqError]:
         """Apply *ops* in order in one transaction at the instant *now*; one reply or refusal for each.
 
         When this returns the changes are durable. A refused op changes nothing and does not disturb
         its neighbours.
 
         Args:
-            ops: At most BATCH_MAX.
+            ops: At most BATCH_MAX; without *news*, at least one is needed for anything to happen.
+            news: Called with the replies before the commit; its letter is stored in the same transaction,
+                which may be tried again, and it then called again.
         Raises:
             StorageUnavailable: Nothing was applied; safe to repeat. StorageFull is one of these.
         """
@@ -66,6 +100,14 @@ class Store(Protocol):
 
     def read(self, query: Query[R]) -> R:
         """Answer *query* from what is committed.
+
+        Raises:
+            StorageUnavailable: Safe to repeat.
+        """
+        ...
+
+    def open_wake(self, server: ServerId) -> Wake | None:
+        """A way for *server* to be woken by other servers, and to wake them; None if there is none. Blocking.
 
         Raises:
             StorageUnavailable: Safe to repeat.

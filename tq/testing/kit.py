@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 import msgspec
 import trio
 
+from tq.clock import RunSync
 from tq.core.events import Event
 from tq.core.task import FINAL, Task, TaskId
 from tq.core.wire import decode_submit
@@ -70,6 +71,7 @@ async def open_server(
     exit_now: Callable[[int], object] = refuse_exit,
     spawn: Spawn | None = None,
     tracing: Tracing | None = None,
+    run_sync: RunSync = run_inline,
 ) -> AsyncIterator[Server]:
     """A running server with *queue*'s handlers; leaving the block shuts it down in order.
 
@@ -79,6 +81,7 @@ async def open_server(
     Args:
         store: Closed at the end; without it, a new one in memory.
         seed: Of all chance, the ids included: give two servers on one store different ones.
+        run_sync: Runs what of the store blocks.
         spawn: Starts child processes, which know nothing of virtual time: see `python_child`.
     """
     in_processes = queue.types_that_run(Runs.PROCESS)
@@ -88,7 +91,7 @@ async def open_server(
         settings=settings or Settings(),
         clock=clock or VirtualClock(),
         random=Random(seed),
-        run_sync=run_inline,
+        run_sync=run_sync,
         run_handler=run_inline,
         emit=emit,
         spawn=spawn,
@@ -105,7 +108,7 @@ async def open_server(
 
 async def submit(server: Server, **fields: object) -> TaskId:
     """Submit a task to *server* by the *fields* of a submit body; its id, once it is durable."""
-    new = server.new_task(decode_submit(msgspec.json.encode(fields)))
+    new = await server.prepare(decode_submit(msgspec.json.encode(fields)))
     return (await server.submit(new)).task_id
 
 

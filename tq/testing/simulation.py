@@ -21,12 +21,12 @@ import argparse
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import trio
 import trio.testing
@@ -110,7 +110,24 @@ class World:
             self.expect(f"{len(of_key)} run of key {ctx.task.key}", kept=len(of_key) <= 1)
 
 
-def make_queue(world: World) -> TaskQueue:
+class Stage(Protocol):
+    """What handlers know of their world."""
+
+    @property
+    def random(self) -> Random:
+        """All chance."""
+        ...
+
+    def chance(self, probability: float) -> bool:
+        """True that often."""
+        ...
+
+    def running_task(self, ctx: Context) -> AbstractContextManager[None]:
+        """Note the start and the end of an attempt, and check what must hold."""
+        ...
+
+
+def make_queue(world: Stage) -> TaskQueue:
     """Handlers of every temper: quick, slow, failing, late, snoozing."""
     queue = TaskQueue()
     policy = {"kind": "exponential", "base": 0.2, "cap": 60}
@@ -335,12 +352,12 @@ async def simulate(seed: int, folder: Path) -> World:
 
 def run(seed: int) -> World:
     """The world of *seed*, on virtual time, with trio's own order of things seeded too."""
-    _seed_trio(seed)
+    seed_trio(seed)
     with tempfile.TemporaryDirectory() as folder:
         return trio.run(simulate, seed, Path(folder), clock=trio.testing.MockClock(autojump_threshold=0))
 
 
-def _seed_trio(seed: int) -> None:
+def seed_trio(seed: int) -> None:
     """Seed the order in which trio runs what is ready. A private switch: without it worlds still hold,
     but one seed is not one world.
     """

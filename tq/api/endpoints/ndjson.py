@@ -121,7 +121,7 @@ async def read_chunk(
         if line is not None and (not line or line.isspace()):
             continue
         try:
-            new = server.new_task(traced(decode_submit(_within_limit(line)), traceparent))
+            new = await server.prepare(traced(decode_submit(_within_limit(line)), traceparent))
             await check_new(server, caller, new)
         except StorageUnavailable:
             raise

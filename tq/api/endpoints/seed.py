@@ -37,7 +37,7 @@ async def submit(server: Server, request: Request) -> Response:
     try:
         given = decode(_decoder, request.body)
         asked = SubmitRequest(type=given.type, payload=given.payload, id=given.id)
-        new = server.new_task(traced(asked, traceparent_of(request)))
+        new = await server.prepare(traced(asked, traceparent_of(request)))
     except InvalidInput as fault:
         # The original knew one status for every body that it could not use.
         return problem_response(fault, status=400 if type(fault) is InvalidInput else None)

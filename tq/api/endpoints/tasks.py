@@ -64,7 +64,7 @@ async def submit(server: Server, request: Request) -> Response:
 
     The answer to ``Prefer: wait=N`` is the whole task, 200 if it has ended.
     """
-    new = server.new_task(traced(decode_submit(request.body), traceparent_of(request)))
+    new = await server.prepare(traced(decode_submit(request.body), traceparent_of(request)))
     await check_new(server, request.caller, new)
     submitted = await server.submit(new, idempotency_key(request))
     await check_known(server, request.caller, submitted)
@@ -194,7 +194,7 @@ async def _new_tasks(server: Server, request: Request) -> list[NewTask]:
     traceparent = traceparent_of(request)
     for index, asked in enumerate(decode_batch(request.body)):
         try:
-            new.append(server.new_task(traced(asked, traceparent)))
+            new.append(await server.prepare(traced(asked, traceparent)))
             await check_new(server, request.caller, new[-1])
         except InvalidInput as fault:
             raise at_index(fault, index) from None
