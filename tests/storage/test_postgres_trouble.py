@@ -102,7 +102,8 @@ def way(empty_schema: Schema) -> Iterator[Way]:
 
 @pytest.fixture
 def store(way: Way) -> Iterator[PostgresStore]:
-    with closing(PostgresStore(way.url, own_clock=False)) as opened:
+    # By a name of its own: other tests have connections to the same server.
+    with closing(PostgresStore(way.url, own_clock=False, name="tq-trouble")) as opened:
         yield opened
 
 
@@ -141,7 +142,9 @@ def test_commit_that_is_still_under_way_is_waited_for(store: PostgresStore, way:
 
 def test_connections_that_were_cut_off_are_made_anew(store: PostgresStore, empty_schema: Schema) -> None:
     submit(store, "a")
-    cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'tq'"
+    cut = (
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'tq-trouble'"
+    )
     execute(empty_schema.server, cut)
     assert state(store, "a") is State.PENDING
     execute(empty_schema.server, cut)
