@@ -30,7 +30,7 @@ MATRIX = {
     "read": (
         *("get_status", "get_original_stats", "list_tasks", "list_failures", "get_task", "get_tree"),
         *("watch_task", "watch_all", "make_ticket", "list_queues", "get_queue", "list_schedules"),
-        *("get_schedule", "get_stats", "get_workers", "list_types"),
+        *("get_schedule", "get_stats", "get_workers", "get_servers", "list_types"),
     ),
     "operate": (
         *("cancel_tasks", "retry_tasks", "delete_tasks", "update_task", "delete_task", "cancel_task"),
@@ -48,7 +48,7 @@ MATRIX = {
 OF_ALL = (
     *("get_original_stats", "list_failures", "list_schedules", "get_schedule", "get_stats", "get_workers"),
     *("pause_schedule", "resume_schedule", "run_schedule", "put_schedule", "delete_schedule", "set_workers"),
-    *("create_key", "list_keys", "revoke_key", "get_metrics", "list_types"),
+    *("create_key", "list_keys", "revoke_key", "get_metrics", "list_types", "get_servers"),
 )
 """What no key that is limited to some queues may ask."""
 BODIES: dict[str, object] = {
