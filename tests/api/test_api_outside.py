@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import trio.testing
+from key_kit import ROOT, bearer, locked
 from raw_http import JSON_TYPE, NDJSON_TYPE, open_api
 from test_api_app import UPGRADE
 
@@ -201,3 +202,25 @@ async def test_a_line_of_the_access_log_tells_no_secret_and_cannot_be_forged(
     assert lines[2]["path"].startswith("/\\r\\nevil\\x1b[31m\\u202ey")
     assert lines[2]["path"].count("y") == 87
     assert {line["event"] for line in everything} == {"http.answered"}
+
+
+async def test_a_line_of_the_access_log_names_the_key_by_its_id(
+    queue: TaskQueue, autojump_clock: Clock
+) -> None:
+    written: list[bytes] = []
+    on_request = access_log(Log(written.append, json=True, level=Level.INFO), SystemClock())
+    async with locked(queue, on_request=on_request) as api:
+        assert (await api.get("/v1/tasks", bearer(ROOT))).status == 200
+        assert (await api.get("/v1/tasks", bearer(ROOT.text[:-1] + "x"))).status == 401
+        assert (await api.get("/livez", bearer(ROOT))).status == 200
+        ticket = (await api.ask("POST", "/v1/tickets", headers=bearer(ROOT))).json["ticket"]
+        assert (await api.get(f"/v1/tasks/none/events?ticket={ticket}")).status == 404
+    told = [(line["route"], line["status"], line.get("key_id")) for line in map(json.loads, written)]
+    assert told == [
+        ("/v1/tasks", 200, ROOT.id),
+        ("/v1/tasks", 401, None),
+        ("/livez", 200, None),
+        ("/v1/tickets", 201, ROOT.id),
+        ("/v1/tasks/{id}/events", 404, ROOT.id),
+    ]
+    assert ROOT.text.encode() not in b"".join(written)
