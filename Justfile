@@ -45,6 +45,12 @@ test *ARGS: setup
 contract *ARGS: setup
     @exec env CONTRACT_EXAMPLES=200 {{bin}}/python -m pytest tests/e2e/test_e2e_contract.py --timeout 1800 "$@"
 
+# Break servers, ways and PostgreSQL under load: FAULTS of each kind, LEASES waited out, SERVERS at once
+[no-exit-message]
+test-faults FAULTS="50" LEASES="3" SERVERS="10": setup
+    @exec env TQ_FAULTS="$1" TQ_FAULT_LEASES="$2" TQ_FAULT_SERVERS="$3" \
+        {{bin}}/python -m pytest -s tests/e2e/test_e2e_faults.py
+
 # Lint, check the format and the types
 check: setup
     {{bin}}/ruff check .

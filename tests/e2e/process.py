@@ -101,8 +101,8 @@ class Server:
         self.output = Output(process.stdout, process.stderr)
         self.port = 0
 
-    def wait_listening(self) -> None:
-        line = self.output.wait("listening on http://127.0.0.1:", timeout_s=START_S)
+    def wait_listening(self, *, timeout_s: float = START_S) -> None:
+        line = self.output.wait("listening on http://127.0.0.1:", timeout_s=timeout_s)
         self.port = int(line.rpartition(":")[2])
 
     # Ending
