@@ -261,7 +261,7 @@ SELECT json_group_array(seq) FROM (
             yield self._payload_condition(self._wanted.payload)
 
     def _payload_condition(self, match: PayloadMatch) -> str:
-        """What must be so of a payload that matches; `_is_in` has the last word."""
+        """What must be so of a payload that matches; `matching` has the last word."""
         self._bindings["path"] = "$" + "".join(f".{to_json(name)}" for name in match.path)
         rules = ["false"]
         for index, text in enumerate(match.values):
