@@ -376,3 +376,14 @@ async def test_failures_of_an_address_are_limited_and_good_keys_are_not(
         assert statuses[:20] == [401] * 20
         assert statuses[21] == 429
         assert (await api.ask("GET", "/v1/stats", headers=bearer(ROOT))).status == 200
+
+
+@pytest.mark.parametrize(("field", "value"), [("scopes", "read"), ("queues", "q")])
+async def test_a_key_says_no_more_scopes_and_queues_than_a_hundred(
+    field: str, value: str, queue: TaskQueue, autojump_clock: MockClock
+) -> None:
+    async with locked(queue) as api:
+        asked = {"scopes": ["read"], field: [value] * 100}
+        assert (await api.post("/v1/keys", asked, bearer(ROOT))).status == 201
+        refused = await api.post("/v1/keys", asked | {field: [value] * 101}, bearer(ROOT))
+        assert (refused.status, refused.json["field"]) == (422, field)

@@ -87,7 +87,7 @@ PARAMETERS: Final[dict[str, tuple[Schema, str]]] = {
     "queue": (NAME, "the queue"),
     "name": (NAME, "the schedule"),
     "key_id": ({"type": "string", "pattern": "^[0-9a-f]{16}$"}, "the key, by its id"),
-    "version": (NAME, "of the files, as the page names it"),
+    "version": (TEXT, "of the files, as the page names it"),
     "file": (NAME, "the name of the file"),
     "wait": (
         {"type": "number", "minimum": 0, "maximum": WAIT_MAX_S},

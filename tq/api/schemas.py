@@ -19,7 +19,7 @@ from tq.api.endpoints.tasks import Created, Stored
 from tq.api.endpoints.workers import WorkersRequest, WorkersView
 from tq.api.tickets import Ticket
 from tq.core.fields import ATTEMPTS_MAX, DELAY_MAX_S, TIMEOUT_MAX_S, TTL_MAX_S
-from tq.core.keys import KEY_QUEUES_MAX, KEY_SCOPES, KEYS_MAX
+from tq.core.keys import KEY_QUEUES_MAX, KEY_SCOPES, KEY_SCOPES_SAID_MAX, KEYS_MAX
 from tq.core.limits import CONCURRENCY_MAX, RATE_LIMIT_MAX, RATE_PERIOD_MAX_MS, Order
 from tq.core.queries import PAGE_MAX
 from tq.core.requests import (
@@ -140,7 +140,7 @@ RULES: Final[dict[str, tuple[Schema, str]]] = {
     "deadline": (INSTANT, "the instant by which it must have ended"),
     "expires_at": (INSTANT, "the instant by which it must have started"),
     "KeyRequest.name": (KEY, "what people call it: printable characters"),
-    "scopes": ({"minItems": 1, "maxItems": 100}, "what it is for; none includes another"),
+    "scopes": ({"minItems": 1, "maxItems": KEY_SCOPES_SAID_MAX}, "what it is for; none includes another"),
     "queues": ({"maxItems": KEY_QUEUES_MAX, "items": NAME}, "the queues it is limited to; none: it is not"),
     "KeyRequest.expires_at": (INSTANT, "the instant from which it is good no more"),
     "KeyRequest.rate": ({}, "how often it may ask: limit in period seconds, burst at once"),

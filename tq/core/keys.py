@@ -29,6 +29,8 @@ KEY_CHANCE_BYTES: Final = _ID_BYTES + _SECRET_BYTES
 """Bytes of chance that a key is made of."""
 KEYS_MAX: Final = 1_000
 KEY_QUEUES_MAX: Final = 100
+KEY_SCOPES_SAID_MAX: Final = 100
+"""Scopes in one request for a key, of which some may be said twice."""
 """Queues that a key may be limited to."""
 ANONYMOUS: Final = "anonymous"
 """Who asks a server that asks nobody for a key."""

@@ -23,7 +23,7 @@ from tq.core.fields import (
     read_ms,
     read_priority,
 )
-from tq.core.keys import KEY_QUEUES_MAX, NewKey, Scope, in_order
+from tq.core.keys import KEY_QUEUES_MAX, KEY_SCOPES_SAID_MAX, NewKey, Scope, in_order
 from tq.core.limits import (
     CONCURRENCY_MAX,
     RATE_LIMIT_MAX,
@@ -337,10 +337,8 @@ def read_key(body: bytes, made: NewKey, *, is_first: bool, now: int) -> PutKey:
     request = decode(_key, body)
     if not request.scopes:
         raise bad("scopes", [], "at least one of submit, read, operate, admin, metrics")
-    if len(request.queues) > KEY_QUEUES_MAX:
-        raise InvalidInput(
-            f"queues: at most {KEY_QUEUES_MAX}, these are {len(request.queues)}", field="queues"
-        )
+    _check_count("scopes", request.scopes, KEY_SCOPES_SAID_MAX)
+    _check_count("queues", request.queues, KEY_QUEUES_MAX)
     if is_first and ("admin" not in request.scopes or request.queues):
         raise InvalidInput(
             "scopes: the first key needs admin, for all queues: from then on nobody is let in without a key",
@@ -358,6 +356,11 @@ def read_key(body: bytes, made: NewKey, *, is_first: bool, now: int) -> PutKey:
         rate=None if request.rate is None else _rate("rate.", request.rate),
         expires_at=expires_at,
     )
+
+
+def _check_count(field: str, said: tuple[str, ...], limit: int) -> None:
+    if len(said) > limit:
+        raise InvalidInput(f"{field}: at most {limit}, these are {len(said)}", field=field)
 
 
 # Schedules
