@@ -118,6 +118,9 @@ class PostgresStore:
         if beside > 1:
             self._beats = Readers(self._target, application=name, limit=1)
             beside -= 1
+        # One to listen on; without it news is asked for every second.
+        self._listens = beside > 1
+        beside -= self._listens
         self._readers = Readers(self._target, application=name, limit=min(beside, READERS_MAX))
         self._tidying = Tidying(self._readers)
 
@@ -253,6 +256,8 @@ class PostgresStore:
         return None if self._own_clock else now
 
     def open_wake(self, server: ServerId) -> Wake | None:
+        if not self._listens:
+            return None
         db = connect(self._target, application=self._name, durable=False)
         return PostgresWake(db, self._target, server, self._notify)
 
