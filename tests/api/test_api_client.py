@@ -216,7 +216,7 @@ async def test_an_async_client_does_the_same_on_both_loops(queue: TaskQueue, run
         assert listed == [task.id for task in reversed(many)]
         assert (await many[0].cancel()).state is State.CANCELLED
         again = await many[0].retry()
-        assert again.state in (State.PENDING, State.SCHEDULED)
+        assert again.state in (State.PENDING, State.SCHEDULED, State.RUNNING)
         await again.cancel()
         assert (await client.get(many[1].id)).record.type == "hang"
         assert (await many[1].refresh()).state is State.SCHEDULED
