@@ -8,18 +8,15 @@ so a refused op leaves its row as it was.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from enum import Enum, auto
-from itertools import groupby
-from typing import Final, TypeAlias, TypeVar, assert_never
+from typing import Final, assert_never
 
 import msgspec
 from msgspec.structs import replace
 
 from tq.core import ops
-from tq.core.errors import TqError
 from tq.core.keys import Key
 from tq.core.limits import DEFAULT_RULES, QUEUES_MAX, QueueRules
-from tq.core.ops import AnyOp, Reply
+from tq.core.ops import AnyOp
 from tq.core.refusals import too_many
 from tq.storage import postgres_sql as sql
 from tq.storage.moves import ByIdOp, Moves
@@ -31,33 +28,9 @@ from tq.storage.postgres_submit import submit_many, submit_run
 from tq.storage.postgres_sweep import expire, promote, prune, recover, settle
 from tq.storage.postgres_work import Work
 from tq.storage.records import to_json
-
-Answer: TypeAlias = Reply | TqError
-ScheduleOp: TypeAlias = ops.PutSchedule | ops.DeleteSchedule | ops.PauseSchedule | ops.Fire
-A = TypeVar("A")
+from tq.storage.runs import Answer, Kind, ScheduleOp, reply_or_refusal, runs_of
 
 _rules_decoder: Final = msgspec.json.Decoder(QueueRules)
-
-
-class Kind(Enum):
-    """How an op is done: in a run of submits, in a run of ops that name a task, or by itself."""
-
-    SUBMIT = auto()
-    BY_ID = auto()
-    OTHER = auto()
-
-
-def _kind(op: AnyOp) -> Kind:
-    if isinstance(op, ops.Submit):
-        return Kind.SUBMIT
-    return Kind.BY_ID if isinstance(op, ByIdOp) else Kind.OTHER
-
-
-def _reply_or_refusal(do: Callable[[A], Reply], what: A) -> Answer:
-    try:
-        return do(what)
-    except TqError as refusal:
-        return refusal
 
 
 class Batch:
@@ -70,8 +43,8 @@ class Batch:
     def run(self, ops: Sequence[AnyOp]) -> list[Answer]:
         """Apply *ops* in order; one reply or refusal for each. Beginning and commit are the caller's."""
         answers: list[Answer] = []
-        for kind, group in groupby(ops, key=_kind):
-            answers += self._run_of(kind, list(group))
+        for kind, group in runs_of(ops):
+            answers += self._run_of(kind, group)
         self._work.write_counts()
         return answers
 
@@ -109,11 +82,11 @@ class Batch:
             case ops.PruneLetters():
                 return prune_letters(self._work, op)
             case ops.SetQueue() | ops.PauseQueue():
-                return _reply_or_refusal(self._set_rules, op)
+                return reply_or_refusal(self._set_rules, op)
             case ops.PutSchedule() | ops.DeleteSchedule() | ops.PauseSchedule() | ops.Fire():
-                return _reply_or_refusal(self._schedule, op)
+                return reply_or_refusal(self._schedule, op)
             case ops.PutKey() | ops.RevokeKey():
-                return _reply_or_refusal(self._key, op)
+                return reply_or_refusal(self._key, op)
             case _:
                 raise AssertionError(f"{op} goes in a run")
 
@@ -136,7 +109,7 @@ class Batch:
     def _moves(self, group: list[ByIdOp]) -> list[Answer]:
         rows = self._work.rows_of({op.task_id for op in group})
         moves = Moves(rows, self._work.now)
-        answers = [_reply_or_refusal(moves.move, op) for op in group]
+        answers: list[Answer] = [reply_or_refusal(moves.move, op) for op in group]
         self._work.write(rows)
         return answers
 

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from tq.core import ops, refusals
 from tq.core.errors import TqError
-from tq.core.ops import Reply, RequestKey
+from tq.core.ops import RequestKey
 from tq.core.task import (
     FINAL,
     NO_OPTIONS,
@@ -49,8 +49,7 @@ from tq.storage.records import (
     policy_text,
 )
 from tq.storage.rows import Rows
-
-Answer = Reply | TqError
+from tq.storage.runs import Answer
 
 CANCELLED: Final = STATE_CODE[State.CANCELLED]
 

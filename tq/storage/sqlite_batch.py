@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from enum import Enum, auto
-from itertools import groupby
-from typing import TypeAlias, assert_never
+from typing import assert_never
 
 import apsw
 import msgspec
@@ -27,6 +25,7 @@ from tq.storage.book import Book
 from tq.storage.moves import ByIdOp, Moves
 from tq.storage.records import PENDING, to_json
 from tq.storage.rows import Rows
+from tq.storage.runs import Answer, Kind, ScheduleOp, reply_or_refusal, runs_of
 from tq.storage.sqlite_book import drop_empty_lanes, drop_old_rates, set_rules
 from tq.storage.sqlite_claim import Claiming
 from tq.storage.sqlite_fleet import beat, lead, prune_letters
@@ -34,10 +33,8 @@ from tq.storage.sqlite_keys import put_key, revoke_key
 from tq.storage.sqlite_rows import delete_tasks, load_rows, write_rows
 from tq.storage.sqlite_schedules import delete_schedule, fire, pause_schedule, put_schedule
 from tq.storage.sqlite_settle import Settling
-from tq.storage.sqlite_submit import Answer, Submits, reply_or_refusal
+from tq.storage.sqlite_submit import Submits
 from tq.storage.sqlite_unique import hold_unique
-
-ScheduleOp: TypeAlias = ops.PutSchedule | ops.DeleteSchedule | ops.PauseSchedule | ops.Fire
 
 
 class Swept(msgspec.Struct, array_like=True, frozen=True):
@@ -57,20 +54,6 @@ _swept_decoder = msgspec.json.Decoder(list[Swept])
 _ids_decoder = msgspec.json.Decoder(list[TaskId])
 
 
-class Kind(Enum):
-    """How an op is done: in a run of submits, in a run of ops that name a task, or by itself."""
-
-    SUBMIT = auto()
-    BY_ID = auto()
-    OTHER = auto()
-
-
-def _kind(op: AnyOp) -> Kind:
-    if isinstance(op, ops.Submit):
-        return Kind.SUBMIT
-    return Kind.BY_ID if isinstance(op, ByIdOp) else Kind.OTHER
-
-
 class Batch:
     """The ops of one transaction that is under way on *db*, at the instant *now*."""
 
@@ -84,8 +67,8 @@ class Batch:
     def run(self, ops: Sequence[AnyOp]) -> list[Answer]:
         """Apply *ops* in order; one reply or refusal for each. Beginning and commit are the caller's."""
         answers: list[Answer] = []
-        for kind, group in groupby(ops, key=_kind):
-            answers += self._run_of(kind, list(group))
+        for kind, group in runs_of(ops):
+            answers += self._run_of(kind, group)
         self._write_counts()
         return answers
 

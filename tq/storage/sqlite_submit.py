@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import groupby
-from typing import Final, TypeAlias, TypeVar
+from typing import Final
 
 import apsw
 import msgspec
@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from tq.core import ops, refusals
 from tq.core.errors import DuplicateTask, TqError
-from tq.core.ops import Reply, RequestKey
+from tq.core.ops import RequestKey
 from tq.core.task import (
     FINAL,
     NO_OPTIONS,
@@ -37,11 +37,8 @@ from tq.storage.book import Book, LaneName
 from tq.storage.holders import name_of
 from tq.storage.moves import Moves
 from tq.storage.records import STATE_CODE, STATE_OF, STORE_LANE, SUBMITTED, policy_text, to_json
+from tq.storage.runs import Answer, reply_or_refusal
 from tq.storage.sqlite_rows import load_rows, write_rows
-
-Answer: TypeAlias = Reply | TqError
-A = TypeVar("A")
-R = TypeVar("R", bound=Reply)
 
 # Of those tasks that have any, after they are inserted.
 SET_OPTIONS: Final = """
@@ -74,14 +71,6 @@ WHERE key = ?1 AND until > ?2
 UPSERT_REQUEST: Final = (
     "INSERT OR REPLACE INTO requests (key, digest, task_id, until) VALUES (?1, ?2, ?3, ?4)"
 )
-
-
-def reply_or_refusal(do: Callable[[A], R], what: A) -> R | TqError:
-    """What *do* says of *what*."""
-    try:
-        return do(what)
-    except TqError as refusal:
-        return refusal
 
 
 def _is_plain(options: Options) -> bool:
