@@ -60,7 +60,7 @@ from tq.storage.postgres_link import (
 from tq.storage.postgres_schema import migrate, migrations
 from tq.storage.postgres_tidy import Tidying
 from tq.storage.postgres_work import Raced, Work
-from tq.storage.records import task_of
+from tq.storage.records import schedule_of_row, task_of
 from tq.storage.store import Snapshot, Wake, WriteLetter
 
 TRIES: Final = 6
@@ -326,12 +326,12 @@ def _answer(talk: Talk, query: Query[Any]) -> object:
         case queries.GetQueues():
             return _rules(talk)
         case queries.GetSchedules(after=after, limit=limit):
-            return tuple(map(schedules.schedule_of, talk.ask(schedules.SELECT_SCHEDULES, after, limit)))
+            return tuple(map(schedule_of_row, talk.ask(schedules.SELECT_SCHEDULES, after, limit)))
         case queries.GetSchedule(name=name):
             found = talk.ask(schedules.SELECT_SCHEDULE, name)
-            return schedules.schedule_of(found[0]) if found else None
+            return schedule_of_row(found[0]) if found else None
         case queries.DueSchedules(now=now, limit=limit):
-            return tuple(map(schedules.schedule_of, talk.ask(schedules.SELECT_DUE_SCHEDULES, now, limit)))
+            return tuple(map(schedule_of_row, talk.ask(schedules.SELECT_DUE_SCHEDULES, now, limit)))
         case queries.NextDue():
             return talk.ask(lists.SELECT_NEXT_DUE)[0][0]
         case queries.GetServers():
@@ -357,7 +357,7 @@ def _snapshot(talk: Talk) -> Snapshot:
             stats=lists.stats(talk),
             servers=tuple((server, at) for server, at in talk.ask(lists.SELECT_SERVERS)),
             queues=_rules(talk),
-            schedules=tuple(map(schedules.schedule_of, found)),
+            schedules=tuple(map(schedule_of_row, found)),
             keys=list_keys(talk),
             leader=leader(talk),
             letters=letter_numbers(talk),

@@ -5,9 +5,8 @@ The twin of `tq.storage.memory_schedules`. Whoever changes a schedule has its ro
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
-import msgspec
 from msgspec.structs import replace
 
 from tq.core import ops, refusals
@@ -18,11 +17,9 @@ from tq.storage.postgres_link import Talk
 from tq.storage.postgres_sql import LOCK, SCHEDULES_LOCK
 from tq.storage.postgres_submit import submit_one
 from tq.storage.postgres_work import Work
-from tq.storage.records import STATE_OF, to_json
+from tq.storage.records import SCHEDULE_COLUMNS, STATE_OF, schedule_of_row, schedule_row
 
-_SELECT: Final = """
-SELECT name, spec, version, paused, created_at, seen_until, next_at, last_task_id, ticks FROM schedules
-"""
+_SELECT: Final = f"SELECT {SCHEDULE_COLUMNS} FROM schedules "
 SELECT_SCHEDULE: Final = _SELECT + "WHERE name = $1"
 LOCK_SCHEDULE: Final = SELECT_SCHEDULE + " FOR UPDATE"
 SELECT_SCHEDULES: Final = _SELECT + "WHERE name > $1 ORDER BY name LIMIT $2"
@@ -30,8 +27,8 @@ SELECT_DUE_SCHEDULES: Final = (
     _SELECT + "WHERE next_at IS NOT NULL AND next_at <= $1 ORDER BY next_at, name LIMIT $2"
 )
 COUNT_SCHEDULES: Final = "SELECT count(*) FROM schedules"
-PUT_SCHEDULE: Final = """
-INSERT INTO schedules (name, spec, version, paused, created_at, seen_until, next_at, last_task_id, ticks)
+PUT_SCHEDULE: Final = f"""
+INSERT INTO schedules ({SCHEDULE_COLUMNS})
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
 ON CONFLICT (name) DO UPDATE SET spec = excluded.spec, version = excluded.version, paused = excluded.paused,
     created_at = excluded.created_at, seen_until = excluded.seen_until, next_at = excluded.next_at,
@@ -39,24 +36,6 @@ ON CONFLICT (name) DO UPDATE SET spec = excluded.spec, version = excluded.versio
 """
 DELETE_SCHEDULE: Final = "DELETE FROM schedules WHERE name = $1"
 SELECT_STATE: Final = "SELECT lives.state FROM tasks JOIN lives ON lives.seq = tasks.seq WHERE tasks.id = $1"
-
-_ticks_decoder = msgspec.json.Decoder(tuple[Tick, ...])
-
-
-def schedule_of(row: tuple[Any, ...]) -> Schedule:
-    """The schedule in a row of SELECT_SCHEDULES."""
-    name, spec, version, paused, created_at, seen_until, next_at, last_task_id, ticks = row
-    return Schedule(
-        name=name,
-        spec=spec,
-        version=version,
-        paused=paused,
-        created_at=created_at,
-        seen_until=seen_until,
-        next_at=next_at,
-        last_task_id=last_task_id,
-        ticks=_ticks_decoder.decode(ticks),
-    )
 
 
 def put_schedule(work: Work, op: ops.PutSchedule) -> Schedule:
@@ -127,7 +106,7 @@ def _is_last_open(talk: Talk, schedule: Schedule) -> bool:
 
 def _get(talk: Talk, name: str) -> Schedule | None:
     found = talk.ask(LOCK_SCHEDULE, name)
-    return schedule_of(found[0]) if found else None
+    return schedule_of_row(found[0]) if found else None
 
 
 def _find(talk: Talk, name: str) -> Schedule:
@@ -138,6 +117,5 @@ def _find(talk: Talk, name: str) -> Schedule:
 
 
 def _keep(talk: Talk, schedule: Schedule) -> Schedule:
-    *plain, ticks = msgspec.structs.astuple(schedule)
-    talk.tell(PUT_SCHEDULE, (*plain, to_json(ticks)))
+    talk.tell(PUT_SCHEDULE, schedule_row(schedule))
     return schedule

@@ -12,6 +12,7 @@ import msgspec
 
 from tq.core.keys import Key, Scope
 from tq.core.limits import Rate
+from tq.core.ops import Schedule, Tick
 from tq.core.retry import RetryPolicy
 from tq.core.task import (
     NO_OPTIONS,
@@ -204,3 +205,31 @@ def key_of_row(row: tuple[Any, ...]) -> Key:
         expires_at=expires_at,
         revoked_at=revoked_at,
     )
+
+
+# Schedules
+
+SCHEDULE_COLUMNS: Final = "name, spec, version, paused, created_at, seen_until, next_at, last_task_id, ticks"
+_ticks_decoder: Final = msgspec.json.Decoder(tuple[Tick, ...])
+
+
+def schedule_of_row(row: tuple[Any, ...]) -> Schedule:
+    """The schedule in a row of SCHEDULE_COLUMNS."""
+    name, spec, version, paused, created_at, seen_until, next_at, last_task_id, ticks = row
+    return Schedule(
+        name=name,
+        spec=spec,
+        version=version,
+        paused=bool(paused),
+        created_at=created_at,
+        seen_until=seen_until,
+        next_at=next_at,
+        last_task_id=last_task_id,
+        ticks=_ticks_decoder.decode(ticks),
+    )
+
+
+def schedule_row(schedule: Schedule) -> tuple[Any, ...]:
+    """*schedule* as SCHEDULE_COLUMNS."""
+    *plain, ticks = msgspec.structs.astuple(schedule)
+    return (*plain, to_json(ticks))

@@ -6,21 +6,18 @@ The twin of `tq.storage.memory_schedules`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import apsw
-import msgspec
 from msgspec.structs import replace
 
 from tq.core import ops, refusals
 from tq.core.errors import DuplicateTask
 from tq.core.ops import SCHEDULES_MAX, TICKS_KEPT, Schedule, Submitted, Tick
 from tq.core.task import FINAL, NewTask
-from tq.storage.records import STATE_OF, to_json
+from tq.storage.records import SCHEDULE_COLUMNS, STATE_OF, schedule_of_row, schedule_row
 
-_SELECT: Final = """
-SELECT name, spec, version, paused, created_at, seen_until, next_at, last_task_id, ticks FROM schedules
-"""
+_SELECT: Final = f"SELECT {SCHEDULE_COLUMNS} FROM schedules "
 SELECT_SCHEDULE: Final = _SELECT + "WHERE name = ?1"
 SELECT_SCHEDULES: Final = _SELECT + "WHERE name > ?1 ORDER BY name LIMIT ?2"
 SELECT_DUE_SCHEDULES: Final = (
@@ -31,23 +28,21 @@ PUT_SCHEDULE: Final = "INSERT OR REPLACE INTO schedules VALUES (?1, ?2, ?3, ?4, 
 DELETE_SCHEDULE: Final = "DELETE FROM schedules WHERE name = ?1"
 SELECT_STATE: Final = "SELECT state FROM tasks WHERE id = ?1"
 
-_ticks_decoder = msgspec.json.Decoder(tuple[Tick, ...])
-
 
 def get_schedule(db: apsw.Connection, name: str) -> Schedule | None:
     """See GetSchedule."""
     row = db.execute(SELECT_SCHEDULE, (name,)).get
-    return None if row is None else _schedule(row)
+    return None if row is None else schedule_of_row(row)
 
 
 def list_schedules(db: apsw.Connection, after: str, limit: int) -> tuple[Schedule, ...]:
     """See GetSchedules."""
-    return tuple(_schedule(row) for row in db.execute(SELECT_SCHEDULES, (after, limit)))
+    return tuple(schedule_of_row(row) for row in db.execute(SELECT_SCHEDULES, (after, limit)))
 
 
 def due_schedules(db: apsw.Connection, now: int, limit: int) -> tuple[Schedule, ...]:
     """See DueSchedules."""
-    return tuple(_schedule(row) for row in db.execute(SELECT_DUE_SCHEDULES, (now, limit)))
+    return tuple(schedule_of_row(row) for row in db.execute(SELECT_DUE_SCHEDULES, (now, limit)))
 
 
 def put_schedule(db: apsw.Connection, op: ops.PutSchedule, now: int) -> Schedule:
@@ -121,21 +116,5 @@ def _find(db: apsw.Connection, name: str) -> Schedule:
 
 
 def _keep(db: apsw.Connection, schedule: Schedule) -> Schedule:
-    *plain, ticks = msgspec.structs.astuple(schedule)
-    db.execute(PUT_SCHEDULE, (*plain, to_json(ticks)))
+    db.execute(PUT_SCHEDULE, schedule_row(schedule))
     return schedule
-
-
-def _schedule(row: tuple[Any, ...]) -> Schedule:
-    name, spec, version, paused, created_at, seen_until, next_at, last_task_id, ticks = row
-    return Schedule(
-        name=name,
-        spec=spec,
-        version=version,
-        paused=bool(paused),
-        created_at=created_at,
-        seen_until=seen_until,
-        next_at=next_at,
-        last_task_id=last_task_id,
-        ticks=_ticks_decoder.decode(ticks),
-    )
