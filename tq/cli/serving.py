@@ -198,7 +198,7 @@ def _announce(queue: TaskQueue, sockets: list[socket.socket], config: Config) ->
         *(f"  and on {other}" for other in others),
         f"  store {without_password(config.store)}{relaxed}, {config.workers} workers, types: {types}",
         "",
-        *(f"  {method:4}  {path:{width}}  {summary}" for method, path, summary in shown),
+        *(f"  {method:6}  {path:{width}}  {summary}" for method, path, summary in shown),
         "",
         f"Stop with Ctrl+C: running tasks get {format_duration(config.grace_ms)} to finish,"
         f" and {what_waits}.",
