@@ -8,6 +8,9 @@ bin := ".venv/bin"
 # What .venv is made of, and where: when this changes, it is made anew.
 stamp := ".venv/.made-of"
 made_of := "(pwd; cksum requirements.lock pyproject.toml)"
+# Bytecode is kept whatever the environment says: each of three processes, and each server that a test starts,
+# would compile all of it again.
+pytest := "env PYTHONDONTWRITEBYTECODE= " + bin + "/python -m pytest -n 3 --dist loadfile"
 # `exec` below: just passes SIGTERM on to its child, which must be the server, not a shell around it.
 
 # List the recipes
@@ -35,10 +38,15 @@ run *ARGS: setup
 serve *ARGS: setup
     @exec {{bin}}/tq serve "$@"
 
-# Run the tests, four files at a time: many of them mostly wait. ARGS go to pytest
+# Run the tests in a minute: all but the slow ones, three files at a time. ARGS go to pytest
 [no-exit-message]
 test *ARGS: setup
-    @exec {{bin}}/python -m pytest -n 4 --dist loadfile "$@"
+    @exec {{pytest}} -m "not slow" "$@"
+
+# Run the slow tests: more seeds, real browsers, processes that die. `just test-slow -m ""`: all tests
+[no-exit-message]
+test-slow *ARGS: setup
+    @exec {{pytest}} -m slow "$@"
 
 # Hold a live server to /openapi.json: 200 requests an operation, and every part of them at its edges
 [no-exit-message]

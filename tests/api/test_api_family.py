@@ -8,6 +8,7 @@ import pytest
 import trio
 import trio.testing
 from raw_http import Answer, Api, open_api
+from tiers import slow
 
 from tq.context import Context
 from tq.core.errors import Conflict, StorageUnavailable, UnknownType
@@ -283,6 +284,7 @@ async def test_the_tree_has_all_descendants_in_order_of_arrival(
         assert (await api.get("/v1/tasks/nobody/tree")).status == 404
 
 
+@slow
 async def test_a_tree_is_cut_off_at_five_hundred_tasks_and_says_so(
     queue: TaskQueue, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -301,6 +303,7 @@ async def test_a_tree_is_cut_off_at_five_hundred_tasks_and_says_so(
         assert (len(answer["tree"]["children"]), answer["more"]) == (499, True)
 
 
+@slow
 async def test_a_tree_is_cut_off_below_a_hundred_levels_and_says_so(
     queue: TaskQueue, autojump_clock: trio.testing.MockClock
 ) -> None:

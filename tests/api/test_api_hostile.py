@@ -32,6 +32,7 @@ from plain_server import serving
 from quart import websocket
 from quart_trio import QuartTrio
 from raw_http import Client, open_api
+from tiers import slow
 
 from tq.api.access import Answered
 from tq.api.connection import INBOX_MAX, Connection, Inbox
@@ -199,6 +200,7 @@ async def test_nothing_of_the_corpus_makes_tq_fail(queue: TaskQueue, autojump_cl
         assert (await api.get("/livez")).status == 200
 
 
+@slow
 async def test_a_request_cut_at_any_byte_is_the_same_request(app: QuartTrio, autojump_clock: Clock) -> None:
     async with serving(app) as this:
         for name, *parts in splits():
@@ -209,6 +211,7 @@ async def test_a_request_cut_at_any_byte_is_the_same_request(app: QuartTrio, aut
     assert this.errors == []
 
 
+@slow
 async def test_no_frames_make_a_websocket_fail(app: QuartTrio, autojump_clock: Clock) -> None:
     async with serving(app) as this:
         for number, sent in enumerate(ws_frames()):

@@ -12,6 +12,7 @@ import trio
 import trio.testing
 from live_client import Seen, sse, websocket
 from raw_http import JSON_TYPE, Api, open_api
+from tiers import tiered
 
 from tq.context import Context
 from tq.core.events import Event, ServerDraining
@@ -63,7 +64,7 @@ async def patch(api: Api, id: str, priority: int) -> None:
 # Coming back
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", tiered(range(12), quick=2))
 async def test_snapshot_and_changes_fit_wherever_clients_leave_and_come_back(
     queue: TaskQueue, autojump_clock: Clock, seed: int
 ) -> None:
@@ -110,7 +111,7 @@ async def test_snapshot_and_changes_fit_wherever_clients_leave_and_come_back(
         assert (end.data["state"], end.data["priority"]) == ("cancelled", 60)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", tiered(range(8)))
 @pytest.mark.parametrize("query", ["", "?type=nap", "?queue=default"])
 async def test_who_comes_back_to_all_events_has_each_once_and_in_order(
     queue: TaskQueue, autojump_clock: Clock, seed: int, query: str
@@ -165,7 +166,7 @@ async def test_who_comes_back_to_all_events_has_each_once_and_in_order(
     assert numbers == sorted(set(numbers))
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", tiered(range(8)))
 async def test_what_a_last_snapshot_shows_is_not_told_again(
     queue: TaskQueue, autojump_clock: Clock, seed: int
 ) -> None:
@@ -226,7 +227,7 @@ async def test_lines_said_while_the_client_was_away_come_when_it_is_back(
             assert (await socket.rest(), socket.code) == ([], 1000)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", tiered(range(8)))
 async def test_lines_fit_the_snapshot_wherever_it_is_taken(
     queue: TaskQueue, autojump_clock: Clock, seed: int
 ) -> None:

@@ -11,6 +11,7 @@ import pytest
 import trio
 import trio.testing
 from raw_http import open_api
+from tiers import slow
 
 from tq.context import Context
 from tq.core.errors import StorageUnavailable
@@ -493,6 +494,7 @@ async def test_a_schedule_whose_type_has_no_handler_any_more_fires_and_its_tasks
         assert len(runs) == 3
 
 
+@slow
 async def test_there_can_be_a_thousand_schedules_and_no_more(
     queue: TaskQueue, autojump_clock: trio.testing.MockClock
 ) -> None:

@@ -19,6 +19,7 @@ from plain_server import serving
 from quart import websocket
 from quart_trio import QuartTrio
 from raw_http import JSON_TYPE, Client, open_api
+from tiers import slow
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, TextMessage
 from wsproto.events import Request as Handshake
@@ -213,6 +214,7 @@ async def test_pipelined_requests_are_answered_in_order(app: QuartTrio, autojump
             ]  # fmt: skip
 
 
+@slow
 async def test_a_connection_has_a_thousand_requests_and_is_told_which_is_the_last(
     app: QuartTrio, autojump_clock: Clock
 ) -> None:

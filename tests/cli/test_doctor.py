@@ -11,6 +11,7 @@ from pathlib import Path
 import apsw
 import pytest
 from cli_kit import ROOT, run_tq, serving
+from tiers import slow
 
 from tq.config import load_config
 from tq.doctor import (
@@ -176,6 +177,7 @@ def test_a_report_has_a_line_for_what_to_do() -> None:
     ]
 
 
+@slow
 def test_doctor_runs_beside_a_server_and_says_so(tmp_path: Path) -> None:
     alone = run_tq("doctor", "--bind", "127.0.0.1:0", cwd=tmp_path)
     assert alone.code == 0, alone

@@ -15,6 +15,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 from cli_kit import environment, run_tq
+from tiers import slow
 
 from tq.cli import reloading
 from tq.cli.reloading import changed, look
@@ -119,6 +120,7 @@ def _children(pid: int) -> list[int]:
     return [int(word) for word in done.stdout.split()]
 
 
+@slow
 def test_a_change_starts_the_server_again_and_a_broken_app_waits_for_the_next(tmp_path: Path) -> None:
     app = tmp_path / "app.py"
     app.write_text(APP.format("one"))
@@ -140,6 +142,7 @@ def test_a_change_starts_the_server_again_and_a_broken_app_waits_for_the_next(tm
         assert server.process.wait(20) == 0
 
 
+@slow
 def test_a_server_in_memory_warns_and_ctrl_c_ends_both(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(APP.format("one"))
     with reloading_server(tmp_path, "--store", "memory:") as server:

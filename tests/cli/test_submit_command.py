@@ -11,6 +11,7 @@ from threading import Timer
 
 import pytest
 from cli_kit import APP, CallTq, Done, serving
+from tiers import slow
 
 from tq.cli.submitting import progress_line
 
@@ -154,6 +155,7 @@ def test_a_url_that_is_no_tq_server_is_told_so(submit: CallTq, url: str) -> None
     assert "there is nothing at /elsewhere/v1/tasks" in line
 
 
+@slow
 def test_a_server_that_goes_away_meanwhile_leaves_the_id(tq: CallTq, tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(APP)
     with serving("serve", cwd=tmp_path) as (process, url):

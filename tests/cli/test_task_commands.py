@@ -16,6 +16,7 @@ from threading import Timer
 import click
 import pytest
 from cli_kit import APP, CallTq, Done, environment, serving
+from tiers import slow
 
 from tq.cli import bulk
 
@@ -169,6 +170,7 @@ def test_a_tail_prints_to_the_end_and_exits_by_the_outcome(at: CallTq) -> None:
     assert "leave them out, or ID" in at("tasks", "tail", "t", "--queue", "q").refused(2)
 
 
+@slow
 def test_a_tail_outlives_a_restart_of_the_server(tq: CallTq, tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(APP)
     with serving("serve", cwd=tmp_path) as (process, url):

@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 from cli_kit import APP, CallTq, environment, run_tq, serving
 from rich.console import Console
+from tiers import slow
 
 from tq.cli.frame import Sample, frame, is_before, picture
 
@@ -262,6 +263,7 @@ def test_a_key_leaves_and_the_terminal_is_as_it_was(
         assert top.settings() == top.before
 
 
+@slow
 def test_a_restart_of_the_server_is_shown_and_outlived(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(APP)
     with serving("serve", cwd=tmp_path) as (server, url), screen(url, tmp_path) as top:

@@ -14,6 +14,7 @@ from random import Random
 from zoneinfo import ZoneInfo, available_timezones
 
 import pytest
+from tiers import slow
 
 from tq.core.schedule import Cron, last_tick, next_tick
 
@@ -252,6 +253,7 @@ def test_there_are_200_expressions_and_all_zones_and_each_change_is_seen() -> No
     assert all(changes(zone, year) for zone, year in SPECIAL)
 
 
+@slow
 @pytest.mark.parametrize("part", range(4))
 def test_ticks_of_200_expressions_around_every_change_of_every_zone_are_as_the_oracle_says(part: int) -> None:
     rules = {each: Rule(each) for each in expressions()}

@@ -9,6 +9,9 @@ import pytest
 from browser import Desk
 from playwright.sync_api import Page, expect
 from process import Server, wait_until
+from tiers import slow
+
+pytestmark = slow
 
 pytest_plugins = ("browser_fixture",)
 

@@ -12,6 +12,9 @@ import pytest
 from browser import Desk, sit_down
 from playwright.sync_api import BrowserContext, Page, expect
 from process import Server, Site, wait_until
+from tiers import slow
+
+pytestmark = slow
 
 pytest_plugins = ("browser_fixture",)
 

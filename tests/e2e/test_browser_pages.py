@@ -10,6 +10,9 @@ from browser import Desk, NoBrowser, find_browser, sit_down
 from playwright.sync_api import BrowserContext, Page, expect
 from prefix_proxy import open_proxy
 from process import Server, Site
+from tiers import slow
+
+pytestmark = slow
 
 pytest_plugins = ("browser_fixture",)
 

@@ -9,8 +9,11 @@ import pytest
 from browser import Desk, sit_down
 from playwright.sync_api import BrowserContext
 from process import Server
+from tiers import slow
 
 from tq.dashboard.files import dashboard
+
+pytestmark = slow
 
 pytest_plugins = ("browser_fixture",)
 

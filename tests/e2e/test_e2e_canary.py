@@ -7,9 +7,12 @@ from typing import Final
 from urllib.parse import urlencode
 
 from process import JSON_TYPE, NDJSON_TYPE, Server, Site, wait_until
+from tiers import slow
 
 from tq.api.route import Route
 from tq.api.routes import ROUTES
+
+pytestmark = slow
 
 pytest_plugins = ("site_fixture",)
 

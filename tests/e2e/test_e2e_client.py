@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import trio
 from process import Server, Site
+from tiers import slow
 
 from tq import AsyncClient, Client
 from tq.client.errors import NotTq, Unreachable
@@ -143,6 +144,7 @@ def test_a_submit_whose_answer_was_lost_makes_one_task(site: Site) -> None:
     server.stop()
 
 
+@slow
 def test_a_submit_waits_for_a_server_that_restarts(site: Site) -> None:
     server = site.start()
     with Client(url_of(server), retry=QUICK) as client:
@@ -157,6 +159,7 @@ def test_a_submit_waits_for_a_server_that_restarts(site: Site) -> None:
     server.stop()
 
 
+@slow
 def test_a_wait_goes_on_when_its_server_is_killed_and_started_again(site: Site) -> None:
     server = site.start()
     with Client(url_of(server), retry=QUICK) as client:
@@ -170,6 +173,7 @@ def test_a_wait_goes_on_when_its_server_is_killed_and_started_again(site: Site) 
     server.stop()
 
 
+@slow
 def test_events_go_on_without_a_gap_when_the_connection_breaks(site: Site) -> None:
     server = site.start()
     with closing(Proxy(server.port)) as proxy, Client(proxy.url, retry=QUICK) as client:
@@ -185,6 +189,7 @@ def test_events_go_on_without_a_gap_when_the_connection_breaks(site: Site) -> No
     server.stop()
 
 
+@slow
 def test_events_go_on_with_another_snapshot_when_the_server_restarts(site: Site) -> None:
     server = site.start(grace=0.1)
     with Client(url_of(server), retry=QUICK) as client:

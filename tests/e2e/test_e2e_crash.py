@@ -22,11 +22,13 @@ from typing import Any, Final
 import apsw
 import pytest
 from process import JSON_TYPE, NDJSON_TYPE, PATIENCE_S, Answer, Server, Site, ask_on, wait_until
+from tiers import tiered
 
 from tq.core.task import CRASHES_MAX, FINAL, Reason, State, Task
 
 pytest_plugins = ("site_fixture",)
 
+FEW_CYCLES: Final = 4
 CYCLES: Final = int(os.environ.get("TQ_CRASH_CYCLES", "30"))
 SEED: Final = int(os.environ.get("TQ_CRASH_SEED", "1"))
 LIFE_MAX_S: Final = 0.3
@@ -294,8 +296,8 @@ class Standby:
         return server
 
 
-def kill_again_and_again(standby: Standby, place: Place, random: Random) -> None:
-    for _ in range(CYCLES):
+def kill_again_and_again(standby: Standby, place: Place, random: Random, cycles: int) -> None:
+    for _ in range(cycles):
         server = standby.go()
         if random.random() < START_KILLED:
             time.sleep(random.uniform(0, START_MAX_S))
@@ -324,13 +326,14 @@ def read_runs(path: Path) -> list[tuple[int, str, int]]:
 
 
 @pytest.mark.timeout(60 + 3 * CYCLES)
-def test_nothing_acknowledged_is_lost_or_undone_by_kills(site: Site) -> None:
+@pytest.mark.parametrize("cycles", tiered([FEW_CYCLES, CYCLES]))
+def test_nothing_acknowledged_is_lost_or_undone_by_kills(site: Site, cycles: int) -> None:
     random = Random(SEED)
     runs_file = site.folder / "runs"
     runs_file.touch()
     journal, place, standby = Journal(runs_file), Place(), Standby(site)
     with clients(place, journal):
-        kill_again_and_again(standby, place, random)
+        kill_again_and_again(standby, place, random, cycles)
         server = standby.go()
         server.wait_listening()
         place.move(server.port)
@@ -346,11 +349,11 @@ def test_nothing_acknowledged_is_lost_or_undone_by_kills(site: Site) -> None:
     server.stop()
     assert [task_id for at, task_id, _ in read_runs(runs_file) if at >= size] == ["last"]
 
-    check_all(site, journal, read_runs(runs_file))
+    check_all(site, journal, read_runs(runs_file), cycles)
 
 
-def check_all(site: Site, journal: Journal, runs: Sequence[tuple[int, str, int]]) -> None:
-    told = f"TQ_CRASH_SEED={SEED} TQ_CRASH_CYCLES={CYCLES}"
+def check_all(site: Site, journal: Journal, runs: Sequence[tuple[int, str, int]], cycles: int) -> None:
+    told = f"TQ_CRASH_SEED={SEED} TQ_CRASH_CYCLES={cycles}"
     snapshot = site.snapshot()
     tasks: dict[str, Task] = {task.id: task for task in snapshot.tasks}
     generations: dict[str, list[int]] = {}
@@ -377,7 +380,7 @@ def check_all(site: Site, journal: Journal, runs: Sequence[tuple[int, str, int]]
     totals = (stats.submitted, stats.succeeded, stats.failed, stats.cancelled)
     assert totals == (len(tasks), states[State.SUCCEEDED], states[State.FAILED], 0), told
     assert {state: stats.count(state) for state in states} == states, told
-    assert len(journal.seen_final) > CYCLES, f"the clients saw too little for a test: {told}"
+    assert len(journal.seen_final) > cycles, f"the clients saw too little for a test: {told}"
     db = apsw.Connection(str(site.db), flags=apsw.SQLITE_OPEN_READONLY)
     assert db.pragma("integrity_check") == "ok", told
     db.close()

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from process import Server, Site
+from tiers import slow
 
 pytest_plugins = ("site_fixture", "postgres_fixtures")
 
@@ -49,6 +50,7 @@ def test_a_task_that_runs_on_one_server_is_cancelled_by_the_other(pair: tuple[Se
     assert time.monotonic() - begun < SOON_S
 
 
+@slow
 def test_who_watches_on_one_server_sees_what_happens_on_the_other(pair: tuple[Server, Server]) -> None:
     one, _ = pair
     task_id = one.submit("elsewhere", {"value": 1}, delay=1)

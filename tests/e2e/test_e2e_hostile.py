@@ -20,6 +20,9 @@ import pytest
 import trio
 from hostile import GET, corpus, mutations, splits
 from process import SHUTDOWN_SLACK_S, Server, Site
+from tiers import slow
+
+pytestmark = slow
 
 pytest_plugins = ("site_fixture",)
 

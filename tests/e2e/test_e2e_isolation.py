@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 from process import Server, Site, wait_until
+from tiers import slow
+
+pytestmark = slow
 
 pytest_plugins = ("site_fixture",)
 

@@ -7,6 +7,9 @@ import sys
 import time
 
 from process import PATIENCE_S, Server, Site
+from tiers import slow
+
+pytestmark = slow
 
 pytest_plugins = ("site_fixture",)
 

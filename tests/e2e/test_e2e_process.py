@@ -8,6 +8,7 @@ import time
 
 import pytest
 from process import JSON_TYPE, NDJSON_TYPE, SHUTDOWN_SLACK_S, Server, Site, ask_on
+from tiers import slow
 
 pytest_plugins = ("site_fixture",)
 
@@ -53,6 +54,7 @@ def test_every_way_of_submitting_leads_to_a_result(site: Site) -> None:
     server.stop()
 
 
+@slow
 def test_a_failure_is_told(site: Site) -> None:
     server = site.start()
     task = server.final(server.submit("fail"))
@@ -75,6 +77,7 @@ def test_what_ends_within_the_grace_has_succeeded(site: Site) -> None:
     assert (task.state, task.result, task.attempt, task.crashes) == ("succeeded", '"rested"', 1, 0)
 
 
+@slow
 def test_what_runs_longer_and_what_waits_is_kept_and_done_after_a_restart(site: Site) -> None:
     server = site.start(workers=2, grace=GRACE_S)
     done = server.post("/v1/tasks", {"type": "echo", "payload": 1}, {"Prefer": "wait=10"}).json["id"]
@@ -116,6 +119,7 @@ def test_what_runs_longer_and_what_waits_is_kept_and_done_after_a_restart(site: 
     server.stop()
 
 
+@slow
 def test_totals_survive_a_restart(site: Site) -> None:
     server = site.start()
     for n in range(3):
@@ -188,6 +192,7 @@ def test_an_upload_under_way_is_told_which_lines_are_stored(site: Site) -> None:
     assert list(site.stored()) == ["in-time"]
 
 
+@slow
 @pytest.mark.parametrize("way", ["get", "prefer"])
 def test_a_held_request_is_answered_at_once_when_it_stops(site: Site, way: str) -> None:
     server = site.start(grace=GRACE_S)

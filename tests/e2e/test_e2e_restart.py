@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from process import Server, Site, wait_until
+from tiers import slow
+
+pytestmark = slow
 
 pytest_plugins = ("site_fixture",)
 

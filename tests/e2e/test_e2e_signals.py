@@ -7,6 +7,7 @@ import time
 
 import pytest
 from process import SHUTDOWN_SLACK_S, Site
+from tiers import slow
 
 pytest_plugins = ("site_fixture",)
 
@@ -52,6 +53,7 @@ def test_a_third_signal_ends_it_at_once(site: Site) -> None:
     assert site.stored()[task_id].state == "running", "its end was not waited for"
 
 
+@slow
 @pytest.mark.parametrize("type", ["shielded", "blocked"])
 def test_a_handler_that_never_stops_does_not_block_the_exit(site: Site, type: str) -> None:
     server = site.start(grace=GRACE_S)
@@ -64,6 +66,7 @@ def test_a_handler_that_never_stops_does_not_block_the_exit(site: Site, type: st
         assert (task.state, task.attempt, task.crashes) == ("pending", 0, 0)
 
 
+@slow
 def test_every_worker_stuck_does_not_block_the_exit(site: Site) -> None:
     server = site.start(grace=GRACE_S, workers=4)
     stuck = [server.submit(type) for type in ("shielded", "blocked") * 2]
@@ -76,6 +79,7 @@ def test_every_worker_stuck_does_not_block_the_exit(site: Site) -> None:
         assert (task.state, task.attempt, task.crashes) == ("pending", 0, 0)
 
 
+@slow
 def test_clients_that_do_not_read_or_never_finish_do_not_block_the_exit(site: Site) -> None:
     server = site.start(grace=GRACE_S)
     task_id = server.submit("large", {"size": 1_000_000})

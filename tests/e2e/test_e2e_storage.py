@@ -11,6 +11,9 @@ from typing import Final
 
 import apsw
 from process import NDJSON_TYPE, PATIENCE_S, Answer, Server, Site
+from tiers import slow
+
+pytestmark = slow
 
 pytest_plugins = ("site_fixture",)
 

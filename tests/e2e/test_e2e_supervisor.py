@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 from process import PATIENCE_S, Site
+from tiers import slow
+
+pytestmark = slow
 
 pytest_plugins = ("site_fixture",)
 

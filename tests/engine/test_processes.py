@@ -19,6 +19,7 @@ import trio.testing
 from lease import run_of
 from process_app import app
 from real_time import PATIENCE_S, open_real_server, run_one, wait_until
+from tiers import tiered
 
 from tq.core.task import Reason, State, Success
 from tq.engine import processes
@@ -194,7 +195,7 @@ async def test_shutdown_kills_what_runs_and_what_is_idle(tmp_path: Path) -> None
 # Dying by itself
 
 
-@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", tiered([signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM]))
 async def test_task_whose_process_dies_three_times_is_poison_with_no_attempt_burnt(
     server: Server, number: signal.Signals
 ) -> None:

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 import trio
 import trio.testing
+from tiers import slow
 
 from tq.context import Context
 from tq.core.errors import StorageUnavailable
@@ -61,6 +62,7 @@ async def submit_delayed(server: Server, count: int, *, delay: float) -> None:
         await server.submit_many([server.new_task(request) for _ in range(1000)])
 
 
+@slow
 async def test_nothing_is_asked_of_the_store_while_ten_thousand_tasks_wait_for_hours(
     queue: TaskQueue, starts: dict[str, float], autojump_clock: trio.testing.MockClock
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tiers import tiered
 
 from tq.testing.fleet_simulation import run
 
@@ -12,7 +13,7 @@ SEEDS = [int(line) for line in (Path(__file__).parent / "fleet_seeds.txt").read_
 """Every seed that ever failed, and one that never did."""
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", tiered(SEEDS))
 def test_servers_of_a_fleet_keep_their_promises(seed: int) -> None:
     world, places = run(seed)
     assert len(world.acknowledged) > 100

@@ -6,6 +6,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from tiers import slow, tiered
 
 from tq.clock import SystemClock
 from tq.context import Context
@@ -18,7 +19,7 @@ SEEDS = [int(line) for line in (Path(__file__).parent / "seeds.txt").read_text()
 """Every seed that ever failed, and a few that never did."""
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", tiered(SEEDS))
 def test_world_keeps_its_promises(seed: int) -> None:
     world = run(seed)
     assert len(world.acknowledged) > 20
@@ -49,6 +50,7 @@ def test_a_broken_promise_in_a_handler_ends_the_world() -> None:
         check(world, MemoryStore())
 
 
+@slow
 def test_same_seed_is_the_same_world() -> None:
     one, other = run(1), run(1)
     assert (one.generations, one.acknowledged, one.ended) == (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from storage_kit import NOW, changed, claim, claimed, do, finish, new, running, state, submit, task
+from tiers import slow
 
 from tq.core import ops
 from tq.core.retry import DEFAULT_RETRY
@@ -109,6 +110,7 @@ def test_unwanted_tasks_keep_their_place(store: Store) -> None:
     assert claimed(store) == ["a", "c"]
 
 
+@slow
 def test_order_holds_over_hundreds_of_types(store: Store) -> None:
     # Task n of 600 is of type n mod 300; every third is of high priority.
     tasks = tuple(

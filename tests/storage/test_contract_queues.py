@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 from storage_kit import HERE, NOW, claimed, do, failure, finish, new, refusal, submit
+from tiers import slow
 
 from tq.core import ops, queries
 from tq.core.errors import Conflict
@@ -105,6 +106,7 @@ def test_new_rules_leave_a_paused_queue_paused(store: Store) -> None:
     assert do(store, ops.PauseQueue("q", False)) == QueueRules()
 
 
+@slow
 def test_thousand_queues_have_rules_and_no_more(store: Store) -> None:
     one = Limits(concurrency=1)
     replies = store.apply([ops.SetQueue(queue=f"q{n}", limits=one) for n in range(1_000)], NOW)
@@ -328,6 +330,7 @@ def test_instant_told_is_that_of_the_whole_millisecond_after(store: Store) -> No
     assert look(store, NOW + 334)[0] == "a1"
 
 
+@slow
 def test_uneven_rate_polled_each_millisecond_is_kept(store: Store) -> None:
     rule(store, rate=Rate(limit=3, period_ms=1_000, burst=1))
     many(store, "a", 40)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 from storage_kit import NOW, claim, do, failure, finish, new, refusal, state, task
+from tiers import slow
 
 from tq.core import ops, queries
 from tq.core.errors import Conflict, DuplicateTask, NotFound
@@ -110,6 +111,7 @@ def test_schedule_without_a_next_tick_is_kept(store: Store) -> None:
     assert store.read(queries.NextDue()) is None
 
 
+@slow
 def test_there_are_a_thousand_schedules_and_no_more(store: Store) -> None:
     store.apply([ops.PutSchedule(f"s{n}", SPEC, None) for n in range(1_000)], NOW)
 

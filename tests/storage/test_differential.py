@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from chooser import Chooser
+from tiers import slow, tiered
 
 from tq.core import ops
 from tq.core.errors import TqError
@@ -23,6 +24,7 @@ pytest_plugins = ("postgres_kit",)
 
 SEEDS = (5, 26, 37, 57, 59)
 """Of the first eighty these meet all of ALL_SEEN at least twice."""
+QUICK_SEED = 4
 BATCHES = 400
 
 LEASE = ("NotFound", "LeaseLost")
@@ -159,18 +161,19 @@ def seen() -> Counter[str]:
     return Counter()
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", tiered((QUICK_SEED, *SEEDS)))
 def test_sqlite_does_what_the_model_does(seed: int, tmp_path: Path, seen: Counter[str]) -> None:
     seen.update(run(seed, MemoryStore(), lambda: SqliteStore(tmp_path / "tq.db")))
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", tiered((QUICK_SEED, *SEEDS)))
 def test_postgres_does_what_the_model_does(
     seed: int, open_empty_postgres: Callable[[], Store], seen: Counter[str]
 ) -> None:
     seen.update(run(seed, MemoryStore(), open_empty_postgres))
 
 
+@slow
 def test_the_runs_met_everything_there_is(seen: Counter[str]) -> None:
     if len(seen) > 0:  # not where only one seed was chosen to run
         assert ALL_SEEN - set(seen) == set()

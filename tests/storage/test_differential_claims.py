@@ -13,6 +13,7 @@ from random import Random
 
 import pytest
 from storage_kit import NOW, finish, new
+from tiers import slow, tiered
 
 from tq.core import ops, queries
 from tq.core.errors import TqError
@@ -26,6 +27,7 @@ from tq.storage.store import Store
 pytest_plugins = ("postgres_kit",)
 
 SEEDS = (1, 2, 3)
+QUICK_SEED = 4
 BATCHES = 150
 QUEUES = ("q1", "q2", "q3")
 TYPES = ("t1", "t2", "t3")
@@ -210,17 +212,18 @@ def met() -> Counter[str]:
     return Counter()
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", tiered((QUICK_SEED, *SEEDS)))
 def test_sqlite_picks_what_the_model_picks(seed: int, tmp_path: Path, met: Counter[str]) -> None:
     path = tmp_path / "tq.db"
     met.update(run(seed, MemoryStore(), lambda: SqliteStore(path, durable=False)))
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", tiered((QUICK_SEED, *SEEDS)))
 def test_postgres_picks_what_the_model_picks(seed: int, open_empty_postgres: Callable[[], Store]) -> None:
     run(seed, MemoryStore(), open_empty_postgres)
 
 
+@slow
 def test_the_runs_met_everything_there_is(met: Counter[str]) -> None:
     if len(met) > 0:  # not where only one seed was chosen to run
         assert ALL_SEEN - set(met) == set()

@@ -28,6 +28,7 @@ from postgres_server import (
     wheel,
     works,
 )
+from tiers import slow
 
 pytest_plugins = ("postgres_fixtures",)
 
@@ -64,6 +65,7 @@ def private() -> Iterator[PostgresServer]:
         yield server
 
 
+@slow
 def test_what_is_committed_outlives_a_crash(private: PostgresServer) -> None:
     with psycopg.connect(private.url()) as connection:
         connection.execute("CREATE TABLE task ()")
@@ -122,6 +124,7 @@ def user_of(folder: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 
 
+@slow
 def test_a_server_is_gone_once_its_last_user_is_killed(folder: Path) -> None:
     with user_of(folder) as first, user_of(folder) as second:
         assert first.stdout is not None

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from sqlite_kit import plan, work
 from storage_kit import NOW, claim, do, finish, new
+from tiers import tiered
 
 from tq.core import ops
 from tq.core.ops import AnyOp
@@ -165,7 +166,7 @@ def listed(store: Store, filter: TaskFilter, limit: int = 500) -> list[Task]:
     return [task for page in pages(store, filter, limit) for task in page.tasks]
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", tiered([1, 2, 3]))
 def test_lists_are_those_of_the_model(store: SqliteStore, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(seed, store)
     world.grow(150)
