@@ -7,18 +7,19 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, ParamSpec, Self, TypeVar, Unpack, overload
 
 import httpx2
 
 from tq.client.address import SEAMS, answer_of, find_address, silence_of
 from tq.client.following import Following
-from tq.client.records import Fields, Filters, Stats, TaskEvent, TaskRecord
-from tq.client.requests import Api, result_of
+from tq.client.records import Fields, Filters, Stats, Submittable, TaskEvent, TaskRecord
+from tq.client.requests import Api, result_of, submit_asked
 from tq.client.retrying import Call, Pause, Reply, RetryRules, Seams, Talk
 from tq.clock import sleep_here
 from tq.core.task import State
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -51,7 +52,9 @@ class AsyncClient:
         sleep: Callable[[float], Awaitable[None]] = sleep_here,
     ) -> None:
         self._address = find_address(url, key, os.environ)
-        self._http = httpx2.AsyncClient(transport=transport, trust_env=self._address.trust_env)
+        self._http = httpx2.AsyncClient(
+            transport=transport, trust_env=self._address.trust_env, verify=self._address.tls()
+        )
         self._api = Api(retry or RetryRules(), seams)
         self._sleep = sleep
 
@@ -67,17 +70,24 @@ class AsyncClient:
 
     # Asking
 
+    @overload
     async def submit(
         self,
+        /,
         type: str,
         payload: object = None,
         *,
         idempotency_key: str | None = None,
         **fields: Unpack[Fields],
-    ) -> AsyncTask:
+    ) -> AsyncTask: ...
+
+    @overload
+    async def submit(self, handler: Submittable[P], /, *args: P.args, **kwargs: P.kwargs) -> AsyncTask: ...
+
+    async def submit(self, /, *args: Any, **kwargs: Any) -> AsyncTask:
         """Submit a task; it is durable when this returns: see `tq.Client.submit`."""
-        body = {"type": type, "payload": payload, **fields}
-        return await self._task(self._api.submit(body, idempotency_key=idempotency_key))
+        body, key = submit_asked(*args, **kwargs)
+        return await self._task(self._api.submit(body, idempotency_key=key))
 
     async def submit_many(self, tasks: Iterable[Mapping[str, object]]) -> tuple[AsyncTask, ...]:
         """Submit *tasks*, in batches of up to 1,000: see `tq.Client.submit_many`."""

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, ParamSpec, Protocol, TypedDict
 
 import msgspec
 
 from tq.core.task import FINAL, Progress, Reason, State
+
+P = ParamSpec("P")
 
 # What a server says
 
@@ -177,3 +179,11 @@ class Filters(TypedDict, total=False):
     created_before: Instant
     error: str
     where: str
+
+
+class Submittable(Protocol[P]):
+    """What can be submitted by a call with the parameters *P*: a handler of `tq.TaskQueue`."""
+
+    def body(self, /, *args: P.args, **kwargs: P.kwargs) -> dict[str, object]:
+        """The submit of that call, in the form of ``POST /v1/tasks``."""
+        ...

@@ -130,6 +130,22 @@ class Api:
         return accepted(answer, Stats)
 
 
+def submit_asked(*args: Any, **kwargs: Any) -> tuple[dict[str, object], str | None]:
+    """The body and the key of the request that the arguments of a client's `submit` mean: a type, a payload
+    and fields, or a handler and what it is to be called with.
+    """
+    if args and not isinstance(args[0], str):
+        handler, *positional = args
+        return handler.body(*positional, **kwargs), None
+    return _submit_by_name(*args, **kwargs)
+
+
+def _submit_by_name(
+    type: str, payload: object = None, *, idempotency_key: str | None = None, **fields: object
+) -> tuple[dict[str, object], str | None]:
+    return {"type": type, "payload": payload, **fields}, idempotency_key
+
+
 def batches(
     encoded: Sequence[bytes], *, count_max: int = BATCH_MAX, bytes_max: int = BATCH_BYTES_MAX
 ) -> Iterator[list[bytes]]:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import closing
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, ParamSpec, Self, TypeVar, Unpack, overload
 
 import httpx2
 
 from tq.client.address import SEAMS, answer_of, find_address, silence_of
 from tq.client.following import Following
-from tq.client.records import Fields, Filters, Stats, TaskEvent, TaskRecord
-from tq.client.requests import Api, result_of
+from tq.client.records import Fields, Filters, Stats, Submittable, TaskEvent, TaskRecord
+from tq.client.requests import Api, result_of, submit_asked
 from tq.client.retrying import Call, Pause, Reply, RetryRules, Seams, Talk
 from tq.clock import sleep_s
 from tq.core.task import State
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -48,7 +49,9 @@ class Client:
         sleep: Callable[[float], None] = sleep_s,
     ) -> None:
         self._address = find_address(url, key, os.environ)
-        self._http = httpx2.Client(transport=transport, trust_env=self._address.trust_env)
+        self._http = httpx2.Client(
+            transport=transport, trust_env=self._address.trust_env, verify=self._address.tls()
+        )
         self._api = Api(retry or RetryRules(), seams)
         self._sleep = sleep
 
@@ -64,15 +67,26 @@ class Client:
 
     # Asking
 
+    @overload
     def submit(
         self,
+        /,
         type: str,
         payload: object = None,
         *,
         idempotency_key: str | None = None,
         **fields: Unpack[Fields],
-    ) -> Task:
+    ) -> Task: ...
+
+    @overload
+    def submit(self, handler: Submittable[P], /, *args: P.args, **kwargs: P.kwargs) -> Task: ...
+
+    def submit(self, /, *args: Any, **kwargs: Any) -> Task:
         """Submit a task; it is durable when this returns. Repeated under the hood, it is one task.
+
+        By name, with a payload and the fields of a submit, or a handler with the arguments of its call,
+        which are checked first, by type checkers too: ``client.submit(send_email, to="ada@example.org")``.
+        ``send_email.options(delay=60)`` in its place has fields.
 
         Args:
             payload: Anything that JSON can hold.
@@ -81,10 +95,11 @@ class Client:
             fields: What a submit takes, such as ``priority`` or ``delay``.
         Raises:
             TqError: It was refused.
+            TypeError: The handler cannot be called so, or JSON cannot hold it.
             Unreachable: ``may_be_done`` says whether it may be stored.
         """
-        body = {"type": type, "payload": payload, **fields}
-        return self._task(self._api.submit(body, idempotency_key=idempotency_key))
+        body, key = submit_asked(*args, **kwargs)
+        return self._task(self._api.submit(body, idempotency_key=key))
 
     def submit_many(self, tasks: Iterable[Mapping[str, object]]) -> tuple[Task, ...]:
         """Submit *tasks*, in the form of ``POST /v1/tasks``; they come back in this order.

@@ -26,7 +26,7 @@ import msgspec
 import trio
 
 from tq.clock import SystemClock
-from tq.context import Context
+from tq.context import Context, ambient
 from tq.core.errors import PayloadInvalid, UnknownType, error_of
 from tq.core.task import Progress, TaskId
 from tq.core.wire import SubmitRequest, encode_submit
@@ -171,11 +171,13 @@ def make_attempt(queue: TaskQueue, server: Server) -> Said:
         arguments = handler.arguments(context.task.payload, context)
     except (UnknownType, PayloadInvalid) as refusal:
         return refused(refusal)
+    before = ambient.set(context)
     try:
         value = _call(handler, arguments)
     except BaseException as fault:
         return outcome_of(fault)
     finally:
+        ambient.reset(before)
         for output in (sys.stdout, sys.stderr):
             with suppress(Exception):
                 output.flush()

@@ -16,7 +16,7 @@ from typing import Any, Final, assert_never
 import trio
 
 from tq.clock import Clock, RunSync
-from tq.context import Context
+from tq.context import Context, ambient
 from tq.core.errors import PayloadInvalid, StorageUnavailable, UnknownType
 from tq.core.events import AttemptOverran, Event, TaskStarted
 from tq.core.task import Cancel, Expired, Failure, Lease, Outcome, Reason
@@ -164,7 +164,7 @@ async def run_attempt(shop: Workshop, attempt: Attempt) -> Outcome | None:
     fault: BaseException | None = None
     try:
         with attempt.scope:
-            if context is not None and lease.options.depends_on:
+            if handler.signature.context is not None and lease.options.depends_on:
                 try:
                     context.dependencies.update(await shop.links.results(lease.options.depends_on))
                 except StorageUnavailable:
@@ -178,18 +178,18 @@ async def run_attempt(shop: Workshop, attempt: Attempt) -> Outcome | None:
     return judge(attempt, value, fault, now=shop.clock.monotonic())
 
 
-def _context(shop: Workshop, attempt: Attempt, handler: Handler) -> Context | None:
-    """What the handler may know, if it asks for it."""
-    if handler.signature.context is None:
-        return None
-    shop.pool.noted.ring()
-    attempt.notes = Notes(attempt.lease, shop.clock.now_ms, tell=shop.tell)
+def _context(shop: Workshop, attempt: Attempt, handler: Handler) -> Context:
+    """What the handler may know; one that does not ask for it may submit, but has nothing to tell."""
+    notes = Notes(attempt.lease, shop.clock.now_ms, tell=shop.tell)
+    if handler.signature.context is not None:
+        attempt.notes = notes
+        shop.pool.noted.ring()
     return Context(
         task=attempt.lease,
         worker=attempt.worker,
         deadline_at=attempt.started_at + attempt.limit_ms,
         clock=shop.clock,
-        link=shop.links.link(attempt.notes, handler.runs),
+        link=shop.links.link(notes, handler.runs),
         dependencies={},
     )
 
@@ -202,23 +202,27 @@ class Told:
 
 
 async def _call(
-    shop: Workshop, attempt: Attempt, handler: Handler, context: Context | None, arguments: dict[str, Any]
+    shop: Workshop, attempt: Attempt, handler: Handler, context: Context, arguments: dict[str, Any]
 ) -> object:
     """What the handler returns, or Told."""
-    match handler.runs:
-        case Runs.TRIO:
-            return await handler.function(**arguments)
-        case Runs.THREAD:
-            return await shop.run_handler(partial(handler.function, **arguments))
-        case Runs.ASYNCIO:
-            return await shop.asyncio.call(partial(handler.function, **arguments))
-        case Runs.PROCESS:
-            return await _call_in_process(shop, attempt, context)
-        case _:
-            assert_never(handler.runs)
+    before = ambient.set(context)
+    try:
+        match handler.runs:
+            case Runs.TRIO:
+                return await handler.function(**arguments)
+            case Runs.THREAD:
+                return await shop.run_handler(partial(handler.function, **arguments))
+            case Runs.ASYNCIO:
+                return await shop.asyncio.call(partial(handler.function, **arguments))
+            case Runs.PROCESS:
+                return await _call_in_process(shop, attempt, context)
+            case _:
+                assert_never(handler.runs)
+    finally:
+        ambient.reset(before)
 
 
-async def _call_in_process(shop: Workshop, attempt: Attempt, context: Context | None) -> Told:
+async def _call_in_process(shop: Workshop, attempt: Attempt, context: Context) -> Told:
     """Have a child make the attempt. Its time counts from when the child is ready."""
 
     def begin() -> Run:
@@ -229,8 +233,6 @@ async def _call_in_process(shop: Workshop, attempt: Attempt, context: Context | 
 
     assert shop.children is not None, "the server has checked it"
     attempt.scope.deadline = math.inf
-    if context is None:
-        return Told(await shop.children.make(begin))
     return Told(await shop.children.make(begin, link=context.link, dependencies=context.dependencies))
 
 
