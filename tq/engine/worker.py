@@ -229,7 +229,8 @@ async def _call_in_process(shop: Workshop, attempt: Attempt, context: Context) -
         now = shop.clock.now_ms()
         attempt.limit_ms = time_limit_ms(attempt.lease, now)
         attempt.scope.deadline = shop.clock.monotonic() + attempt.limit_ms / 1000
-        return Run(attempt.lease, attempt.worker, deadline_at=now + attempt.limit_ms)
+        traceparent = None if shop.tracing is None else shop.tracing.current()
+        return Run(attempt.lease, attempt.worker, now + attempt.limit_ms, traceparent)
 
     assert shop.children is not None, "the server has checked it"
     attempt.scope.deadline = math.inf
