@@ -19,7 +19,7 @@ from tq.clock import Clock, RunSync
 from tq.context import Context, ambient
 from tq.core.errors import PayloadInvalid, StorageUnavailable, UnknownType
 from tq.core.events import AttemptOverran, Event, TaskStarted
-from tq.core.task import Cancel, Expired, Failure, Lease, Outcome, Reason
+from tq.core.task import Cancel, Expired, Failure, Lease, Outcome, Reason, TaskId
 from tq.engine.frames import Run
 from tq.engine.links import Links
 from tq.engine.loops import AsyncioLoop
@@ -31,6 +31,8 @@ from tq.handlers import Handler, Runs, TaskQueue
 from tq.tracing import Tracing
 
 OVERSEE_EVERY_S: Final = 0.25
+_FAR: Final = frozenset({Runs.ASYNCIO, Runs.PROCESS})
+"""Where a Context cannot be made once the handler runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +157,8 @@ async def run_attempt(shop: Workshop, attempt: Attempt) -> Outcome | None:
     lease = attempt.lease
     try:
         handler = shop.queue.handler(lease.type)
-        context = _context(shop, attempt, handler)
+        asks = handler.signature.context is not None
+        context = _context(shop, attempt, handler) if asks or handler.runs in _FAR else None
         arguments = handler.arguments(lease.payload, context)
     except (UnknownType, PayloadInvalid) as refusal:
         return refused(refusal)
@@ -164,7 +167,7 @@ async def run_attempt(shop: Workshop, attempt: Attempt) -> Outcome | None:
     fault: BaseException | None = None
     try:
         with attempt.scope:
-            if handler.signature.context is not None and lease.options.depends_on:
+            if asks and context is not None and lease.options.depends_on:
                 try:
                     context.dependencies.update(await shop.links.results(lease.options.depends_on))
                 except StorageUnavailable:
@@ -194,6 +197,21 @@ def _context(shop: Workshop, attempt: Attempt, handler: Handler) -> Context:
     )
 
 
+@dataclass(slots=True)
+class Unasked:
+    """Stands for the Context of a handler that asks for none: made where it submits all the same."""
+
+    make: Callable[[], Context]
+
+    async def submit(self, type: str, payload: object = None, **fields: object) -> TaskId:
+        """See Context.submit."""
+        return await self.make().submit(type, payload, **fields)
+
+    def submit_sync(self, type: str, payload: object = None, **fields: object) -> TaskId:
+        """See Context.submit_sync."""
+        return self.make().submit_sync(type, payload, **fields)
+
+
 @dataclass(frozen=True, slots=True)
 class Told:
     """An outcome that another process has judged."""
@@ -202,10 +220,10 @@ class Told:
 
 
 async def _call(
-    shop: Workshop, attempt: Attempt, handler: Handler, context: Context, arguments: dict[str, Any]
+    shop: Workshop, attempt: Attempt, handler: Handler, context: Context | None, arguments: dict[str, Any]
 ) -> object:
     """What the handler returns, or Told."""
-    before = ambient.set(context)
+    before = ambient.set(context or Unasked(partial(_context, shop, attempt, handler)))
     try:
         match handler.runs:
             case Runs.TRIO:
@@ -215,6 +233,7 @@ async def _call(
             case Runs.ASYNCIO:
                 return await shop.asyncio.call(partial(handler.function, **arguments))
             case Runs.PROCESS:
+                assert context is not None
                 return await _call_in_process(shop, attempt, context)
             case _:
                 assert_never(handler.runs)
