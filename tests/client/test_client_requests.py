@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import ssl
 from datetime import UTC, datetime
 
 import pytest
 from talks import LOST, REFUSED, Stage, ok, problem, short
 
+from tq.client.address import find_address
 from tq.client.errors import NotEnded, NotTq, TaskCancelled, TaskFailed, Unreachable
 from tq.client.records import (
     Changes,
@@ -305,6 +307,13 @@ def test_the_typed_fields_are_those_that_a_server_reads() -> None:
     assert set(LimitsFields.__annotations__) == set(LimitsRequest.__struct_fields__)
     assert set(RateFields.__annotations__) == set(RateRequest.__struct_fields__)
     assert set(ScheduleFields.__annotations__) == set(ScheduleRequest.__struct_fields__) - {"type", "payload"}
+
+
+@pytest.mark.parametrize(("url", "trusts"), [("HTTPS://tq.example", True), ("http://tq.example", False)])
+def test_whom_to_trust_is_loaded_for_https_alone_and_nothing_is_let_through(url: str, trusts: bool) -> None:
+    tls = find_address(url, None, {}).tls()
+    assert (tls.verify_mode, tls.check_hostname) == (ssl.CERT_REQUIRED, True)
+    assert (tls.cert_store_stats()["x509_ca"] > 0) is trusts
 
 
 def test_a_stage_wants_all_its_replies_asked_for() -> None:
