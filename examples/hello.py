@@ -31,3 +31,11 @@ async def flaky(ctx: Context, succeeds_at: int = 3) -> dict[str, int]:
     if ctx.attempt < succeeds_at:
         raise Retry(f"attempt {ctx.attempt} was too early", after=0.5)
     return {"attempts": ctx.attempt}
+
+
+@app.task("greet_all")
+async def greet_all(names: list[str]) -> int:
+    """Submit a task for each name: they are children of this one, and may run anywhere."""
+    for name in names:
+        await hello.options(priority="low").submit(name=name)
+    return len(names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import json
 import re
 import shlex
@@ -225,14 +226,21 @@ def test_every_python_snippet_runs(snippet: str) -> None:
     assert all(queue.types for queue in queues), "a queue without a handler"
 
 
-@pytest.mark.parametrize("name", ["docs/handlers.md"])
-async def test_the_test_that_is_shown_passes(name: str, autojump_clock: MockClock) -> None:
-    (shown,) = [snippet for snippet in snippets(document(name), "python") if "async def test_" in snippet]
+SHOWN_TESTS = [
+    pytest.param(snippet, id=f"{path.name}-{number}")
+    for path in DOCUMENTS
+    for number, snippet in enumerate(snippets(path.read_text(), "python"))
+    if "async def test_" in snippet
+]
+
+
+@pytest.mark.parametrize("shown", SHOWN_TESTS)
+async def test_the_test_that_is_shown_passes(shown: str, autojump_clock: MockClock) -> None:
     names: dict[str, object] = {"__name__": "snippet"}
     exec(compile(shown, "snippet", "exec", dont_inherit=True), names)
     (test,) = [value for key, value in names.items() if key.startswith("test_")]
-    assert callable(test)
-    await test(autojump_clock)
+    assert inspect.iscoroutinefunction(test)
+    await (test(autojump_clock) if inspect.signature(test).parameters else test())
 
 
 async def test_the_handler_of_the_readme_does_the_task_of_the_readme(autojump_clock: MockClock) -> None:

@@ -83,7 +83,8 @@ MAY_IMPORT = {
     "clock": {"core"},
     "context": {"core", "clock"},
     "signature": {"core", "context"},
-    "handlers": {"core", "context", "signature"},
+    "function": {"core", "client", "context", "signature"},
+    "handlers": {"core", "context", "function", "signature"},
     "engine": {"core", "storage", "clock", "context", "signature", "handlers", "tracing", "engine"},
     "api": {"core", "storage", "clock", "handlers", "engine", "metrics", "dashboard", "api"},
     "dashboard": {"dashboard"},
@@ -96,7 +97,7 @@ MAY_IMPORT = {
     "doctor": {"core", "storage", "api", "config"},
     "cli": {"core", "storage", "clock", "handlers", "engine", "api", "metrics", "config", "logs"}
     | {"demo", "doctor", "tracing", "cli"},
-    "__init__": {"core", "client", "context", "handlers"},
+    "__init__": {"core", "client", "context", "function", "handlers"},
     "__main__": {"cli"},
 }
 """By part of the package: the parts it may import. Nothing imports ``testing``, which imports all."""

@@ -6,6 +6,7 @@ It knows nothing of servers: what an attempt tells goes through a Link.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
@@ -190,3 +191,19 @@ class Context:
         Without it, every ``await`` in a ``finally`` of a cancelled handler raises at once.
         """
         return trio.move_on_after(CLEANUP_S, shield=True)
+
+
+class Submitter(Protocol):
+    """Takes tasks: the Context of the handler that runs, or what a test has in its place."""
+
+    async def submit(self, type: str, payload: object = None, **fields: object) -> TaskId:
+        """See Context.submit."""
+        ...
+
+    def submit_sync(self, type: str, payload: object = None, **fields: object) -> TaskId:
+        """See Context.submit_sync."""
+        ...
+
+
+ambient: Final[ContextVar[Submitter | None]] = ContextVar("ambient", default=None)
+"""Where a submit goes that names nobody: the Context, in a handler and in all that it starts."""

@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar, cast
 
 import msgspec
 
@@ -20,6 +20,7 @@ from tq.core.fields import check_name
 from tq.core.requests import ScheduleRequest, make_spec, read_schedule, submit_of
 from tq.core.task import Json, NewTask, TaskId
 from tq.core.wire import SubmitRequest, TypeDefaults, decode_submit, new_task
+from tq.function import Register, TaskFunction
 from tq.signature import Signature, read_signature
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -150,8 +151,8 @@ class TaskQueue:
         unique: Mapping[str, object] | None = None,
         isolation: Isolation | None = None,
         backend: Backend = "trio",
-    ) -> Callable[[F], F]:
-        """Register the function below as the handler of *type*; it stays an ordinary function.
+    ) -> Register:
+        """Register the function below as the handler of *type*; it can be called as before, and submitted.
 
         An ``async def`` runs as a trio task, a ``def`` in a thread, unless told otherwise. The payload, a
         JSON object, gives the arguments by name, checked against the annotations at submit and again at
@@ -171,7 +172,8 @@ class TaskQueue:
             TypeError: The function cannot be called with JSON.
         """
 
-        def register(function: F) -> F:
+        def register(below: Callable[..., Any]) -> TaskFunction[Callable[..., Any], ...]:
+            function = plain(below)
             if type in self._handlers or (type == ANY_TYPE and self._fallback):
                 raise ValueError(f"type {type!r} has a handler already")
             handler = Handler(
@@ -198,9 +200,9 @@ class TaskQueue:
                 self._fallback = handler
             else:
                 self._handlers[type] = handler
-            return function
+            return TaskFunction(type, function, handler.signature)
 
-        return register
+        return cast(Register, register)
 
     def schedule(
         self,
@@ -234,7 +236,7 @@ class TaskQueue:
         def register(function: F) -> F:
             wanted = type or self._type_of(function)
             scheduled = self._scheduled(name or wanted, {**said, "type": wanted})
-            if self.handler(wanted).function is not function:
+            if self.handler(wanted).function is not plain(function):
                 raise ValueError(f"schedule {scheduled.name!r}: type {wanted!r} has another handler")
             if scheduled.name in self._schedules:
                 raise ValueError(f"schedule {scheduled.name!r} is there already: give this one another name")
@@ -244,7 +246,8 @@ class TaskQueue:
         return register
 
     def _type_of(self, function: Callable[..., Any]) -> str:
-        types = sorted(type for type, handler in self._handlers.items() if handler.function is function)
+        plainly = plain(function)
+        types = sorted(type for type, handler in self._handlers.items() if handler.function is plainly)
         if len(types) != 1:
             shown = getattr(function, "__qualname__", repr(function))
             found = f"it does {', '.join(types)}: say which by type" if types else "put it above @task"
@@ -307,6 +310,11 @@ class TaskQueue:
         task = new_task(request, handler.defaults_with(timeout_ms), new_id=new_id, now=now)
         handler.arguments(task.payload)
         return task
+
+
+def plain(function: Callable[..., Any]) -> Callable[..., Any]:
+    """*function* as it was written, if it is a handler already."""
+    return function.function if isinstance(function, TaskFunction) else function
 
 
 def _runs(type: str, function: Callable[..., Any], isolation: Isolation | None, backend: Backend) -> Runs:

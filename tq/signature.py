@@ -19,14 +19,17 @@ from tq.core.task import Json
 class Signature:
     """The parameters of a handler as a JSON decoder.
 
-    ``whole`` names the parameter that takes the payload as it is; ``context`` the one for the Context.
+    ``whole`` names the parameter that takes the payload as it is, ``context`` the one for the Context and
+    ``spread`` the one that takes all other names.
     """
 
     decoder: msgspec.json.Decoder[Any]
     names: tuple[str, ...]
     whole: str | None
     context: str | None
-    spread: bool
+    spread: str | None
+    called: inspect.Signature
+    """Of the function, without the parameter for the Context."""
 
     def arguments(self, type: str, payload: Json, context: Context | None) -> dict[str, Any]:
         """See Handler.arguments."""
@@ -43,6 +46,29 @@ class Signature:
         if self.context:
             arguments[self.context] = context
         return arguments
+
+    def payload(self, type: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> msgspec.Raw:
+        """The payload that gives the function these arguments. What is not given is left to its defaults.
+
+        Raises:
+            TypeError: It cannot be called so, or JSON cannot hold an argument.
+            PayloadInvalid: An argument is not what its annotation says.
+        """
+        try:
+            given = dict(self.called.bind(*args, **kwargs).arguments)
+        except TypeError as error:
+            raise TypeError(f"{type}: {error}") from None
+        value: object = given
+        if self.whole:
+            value = given.get(self.whole)
+        elif self.spread:
+            value = {**given.pop(self.spread, {}), **given}
+        try:
+            payload = msgspec.json.encode(value)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise TypeError(f"{type}: JSON cannot hold its arguments: {error}") from None
+        self.arguments(type, Json(payload.decode()), None)
+        return msgspec.Raw(payload)
 
     def schema(self) -> dict[str, Any] | bool:
         """The payloads that fit, as a JSON Schema; True, which is any, where the types cannot tell."""
@@ -75,13 +101,14 @@ def read_signature(function: Callable[..., Any]) -> Signature:
     hints = _hints(function, name)
     fields: list[tuple[str, Any] | tuple[str, Any, Any]] = []
     context: str | None = None
-    spread = False
-    for parameter in inspect.signature(function).parameters.values():
+    spread: str | None = None
+    called = inspect.signature(function)
+    for parameter in called.parameters.values():
         hint = hints.get(parameter.name, Any)
         if hint is Context or (parameter.name == "ctx" and hint is Any):
             context = parameter.name
         elif parameter.kind is parameter.VAR_KEYWORD:
-            spread = True
+            spread = parameter.name
         elif parameter.kind in (parameter.POSITIONAL_ONLY, parameter.VAR_POSITIONAL):
             raise TypeError(f"handler {name}: parameter {parameter.name} cannot be given by name; make it so")
         elif parameter.default is parameter.empty:
@@ -90,10 +117,12 @@ def read_signature(function: Callable[..., Any]) -> Signature:
             fields.append((parameter.name, hint, _default(parameter.default)))
     whole = fields[0][0] if len(fields) == 1 and fields[0][0] == "payload" and not spread else None
     try:
-        decoder = _decoder(name, fields, whole=whole is not None, spread=spread)
+        decoder = _decoder(name, fields, whole=whole is not None, spread=spread is not None)
     except (TypeError, NameError) as error:
         raise TypeError(f"handler {name}: JSON cannot give one of its parameters: {error}") from error
-    return Signature(decoder, tuple(field[0] for field in fields), whole, context, spread)
+    given = [each for name, each in called.parameters.items() if name != context]
+    names = tuple(field[0] for field in fields)
+    return Signature(decoder, names, whole, context, spread, called.replace(parameters=given))
 
 
 def _hints(function: Callable[..., Any], name: str) -> dict[str, Any]:

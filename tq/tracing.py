@@ -86,6 +86,26 @@ class Tracing:
 
             yield tell
 
+    def current(self) -> str | None:
+        """The current span as W3C Trace Context writes it, for another process; None if there is none."""
+        found: dict[str, str] = {}
+        self._propagator.inject(found)
+        return found.get("traceparent")
+
+    @contextmanager
+    def within(self, traceparent: str | None) -> Iterator[None]:
+        """Have the span of another process be the current one, if there is one."""
+        from opentelemetry import context
+
+        if traceparent is None:
+            yield
+            return
+        before = context.attach(self._propagator.extract({"traceparent": traceparent}))
+        try:
+            yield
+        finally:
+            context.detach(before)
+
     def _links(self, traceparent: str | None) -> list[Link]:
         from opentelemetry.trace import Link, get_current_span
 

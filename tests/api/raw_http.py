@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,6 +20,7 @@ from tq.api.origin import LOOPBACK, OriginPolicy
 from tq.api.route import Route
 from tq.api.routes import ROUTES
 from tq.api.serve import Traffic, bind_sockets, serve_http
+from tq.core.events import Event
 from tq.core.limits import Rate
 from tq.engine.server import Server, Settings
 from tq.engine.services import FrontDoor
@@ -144,6 +145,7 @@ async def open_api(
     address_rate: Rate | None = None,
     seed: int = 0,
     root_path: str = "",
+    emit: Callable[[Event], None] = lambda event: None,
 ) -> AsyncIterator[Api]:
     sockets = bind_sockets(["127.0.0.1:0"])
     errors: list[tuple[BaseException, str]] = []
@@ -168,7 +170,9 @@ async def open_api(
         return partial(serve_http, app, sockets, draining=server.draining, traffic=traffic, on_error=on_error)
 
     port = sockets[0].getsockname()[1]
-    async with open_server(queue, store=store, settings=settings, front_door=door, seed=seed) as server:
+    async with open_server(
+        queue, store=store, settings=settings, front_door=door, seed=seed, emit=emit
+    ) as server:
         yield Api(server, apps[0], port, errors)
     assert errors == []
 

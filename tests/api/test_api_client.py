@@ -7,6 +7,7 @@ import inspect
 import re
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -272,6 +273,48 @@ async def test_a_wait_can_be_cancelled_on_asyncio_and_the_client_goes_on(queue: 
         await on_asyncio(api, use)
 
 
+# Handlers
+
+app = TaskQueue()
+
+
+@app.task("add")
+async def add(a: int, b: int = 1) -> int:
+    return a + b
+
+
+@LOOPS
+async def test_a_handler_is_submitted_by_its_signature(run: Run) -> None:
+    async def use(client: AsyncClient) -> None:
+        assert await (await client.submit(add, 2, b=3)).result(10) == 5
+        task = await client.submit(add.options(priority="high", id="mine"), a=1)
+        assert (task.id, await task.result(10)) == ("mine", 2)
+        with pytest.raises(TypeError, match="add: missing a required argument: 'a'"):
+            await client.submit(add)  # type: ignore[call-overload]
+        many = await client.submit_many(add.body(n) for n in range(3))
+        assert [await each.result(10) for each in many] == [1, 2, 3]
+
+    async with open_api(app) as api:
+        await run(api, use)
+
+
+@LOOPS
+async def test_outside_of_handlers_a_submit_goes_to_the_server_of_the_environment(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def use(client: AsyncClient) -> None:
+        assert await (await client.get(await add.submit(2, b=3))).result(10) == 5
+
+    async with open_api(app) as api:
+        monkeypatch.setenv("TQ_URL", f"http://127.0.0.1:{api.port}")
+        await run(api, use)
+        submit_one = partial(add.options(id="blocking").submit_sync, a=1)
+        assert await trio.to_thread.run_sync(submit_one) == "blocking"
+        task = await api.server.find(TaskId("blocking"))
+        assert task is not None
+        assert task.payload == '{"a":1}'
+
+
 # The page
 
 PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "client.md"
@@ -315,6 +358,11 @@ async def test_what_the_page_shows_works(monkeypatch: pytest.MonkeyPatch) -> Non
         with Client() as blocking:
             assert await trio.to_thread.run_sync(bill, blocking, 9) == "done"
             assert await trio.to_thread.run_sync(bill, blocking, 7) == "failed: no such order"
+
+        names = shown("def invite", api, monkeypatch)
+        with Client() as blocking:
+            said = await trio.to_thread.run_sync(names["invite"], blocking, ["bob", "eve"])
+        assert said == "to bob"
 
         await shown("def watch", api, monkeypatch)["watch"](posted.text)
 

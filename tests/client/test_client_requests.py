@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 import json
+import ssl
 from datetime import UTC, datetime
 
 import pytest
 from talks import LOST, REFUSED, Stage, ok, problem, short
 
-from tq.client.errors import NotEnded, TaskCancelled, TaskFailed, Unreachable
-from tq.client.records import Fields, Filters, RetryFields, TaskRecord
-from tq.client.requests import batches, result_of, task_path
-from tq.client.retrying import Call, Reply, RetryRules, accepted
+from tq.client.address import find_address
+from tq.client.errors import NotEnded, NotTq, TaskCancelled, TaskFailed, Unreachable
+from tq.client.records import (
+    Changes,
+    Fields,
+    Filters,
+    LimitsFields,
+    QueueRules,
+    RateFields,
+    RetryFields,
+    ScheduleFields,
+    TaskRecord,
+)
+from tq.client.requests import batches, path_of, result_of, task_path
+from tq.client.retrying import Answer, Call, Reply, RetryRules, accepted
 from tq.core.errors import IllegalTransition, InvalidInput, NotFound, PayloadTooLarge
-from tq.core.requests import FILTER_FIELDS
+from tq.core.requests import (
+    FILTER_FIELDS,
+    LimitsRequest,
+    QueueRequest,
+    RateRequest,
+    ScheduleRequest,
+    UpdateRequest,
+)
 from tq.core.task import State
 from tq.core.wire import RetryRequest, SubmitRequest
 
@@ -214,6 +233,53 @@ def record(**fields: object) -> TaskRecord:
     return accepted(ok({**short(), **WHOLE, **fields}), TaskRecord)
 
 
+# Operating
+
+DONE = {"matched": 3, "changed": 3, "more": False, "dry_run": False}
+
+
+def test_a_filter_says_what_is_meant_and_the_server_has_time() -> None:
+    stage = Stage(ok(DONE))
+    filters = {"state": ["pending", "scheduled"], "created_after": datetime(2026, 11, 24, tzinfo=UTC)}
+    talk = stage.api.change_many("cancel", filters, repeatable=True, all=False, limit=None)
+    assert stage.run(talk).changed == 3
+    (call,) = stage.calls
+    assert (call.method, call.path, call.hold_s) == ("POST", "/v1/tasks/cancel", 120.0)
+    assert json.loads(call.body or b"") == {
+        "filter": {"state": "pending,scheduled", "created_after": "2026-11-24T00:00:00+00:00"},
+        "all": False,
+    }
+
+
+def test_what_may_be_done_is_sent_again_only_where_twice_is_once() -> None:
+    stage = Stage(LOST, ok(DONE))
+    assert stage.run(stage.api.purge("q", dry_run=False)).matched == 3
+    stage = Stage(LOST)
+    with pytest.raises(Unreachable) as caught:
+        stage.run(stage.api.change_many("retry", {"type": "email"}, repeatable=False))
+    assert caught.value.may_be_done
+    stage = Stage(REFUSED, ok(DONE))
+    assert stage.run(stage.api.change_many("retry", {"type": "email"}, repeatable=False)).matched == 3
+
+
+def test_what_an_attempt_before_removed_is_not_missed() -> None:
+    gone = problem(404, "not_found")
+    stage = Stage(LOST, gone)
+    stage.run(stage.api.remove(path_of("schedules", "a")))
+    stage = Stage(gone)
+    with pytest.raises(NotFound):
+        stage.run(stage.api.remove(path_of("schedules", "a")))
+    stage = Stage(Answer(204, {}, b""))
+    stage.run(stage.api.remove(path_of("schedules", "a")))
+    stage = Stage(ok({}))
+    with pytest.raises(NotTq):
+        stage.run(stage.api.remove(path_of("schedules", "a")))
+
+
+def test_a_name_is_one_segment_of_a_path() -> None:
+    assert path_of("queues", "../keys", "pause") == "/v1/queues/%2E%2E%2Fkeys/pause"
+
+
 def test_there_is_a_result_of_what_succeeded_only() -> None:
     assert result_of(record(state="succeeded", result={"a": 1})) == {"a": 1}
     error = {
@@ -236,6 +302,18 @@ def test_the_typed_fields_are_those_that_a_server_reads() -> None:
     assert set(Fields.__annotations__) == set(SubmitRequest.__struct_fields__) - {"type", "payload"}
     assert set(Filters.__annotations__) == set(FILTER_FIELDS)
     assert set(RetryFields.__annotations__) == set(RetryRequest.__struct_fields__)
+    assert set(Changes.__annotations__) == set(UpdateRequest.__struct_fields__)
+    assert set(QueueRules.__annotations__) == set(QueueRequest.__struct_fields__)
+    assert set(LimitsFields.__annotations__) == set(LimitsRequest.__struct_fields__)
+    assert set(RateFields.__annotations__) == set(RateRequest.__struct_fields__)
+    assert set(ScheduleFields.__annotations__) == set(ScheduleRequest.__struct_fields__) - {"type", "payload"}
+
+
+@pytest.mark.parametrize(("url", "trusts"), [("HTTPS://tq.example", True), ("http://tq.example", False)])
+def test_whom_to_trust_is_loaded_for_https_alone_and_nothing_is_let_through(url: str, trusts: bool) -> None:
+    tls = find_address(url, None, {}).tls()
+    assert (tls.verify_mode, tls.check_hostname) == (ssl.CERT_REQUIRED, True)
+    assert (tls.cert_store_stats()["x509_ca"] > 0) is trusts
 
 
 def test_a_stage_wants_all_its_replies_asked_for() -> None:

@@ -230,3 +230,14 @@ def tells(ctx: Context) -> dict[str, object]:
 async def tells_async(ctx: Context) -> str:
     ctx.log("from a loop")
     return await ctx.submit("pid", parent_id=None)
+
+
+@app.task("submits", isolation="process")
+def submits() -> str:
+    """Has no Context, and submits all the same."""
+    return where.options(id="by-a-process").submit_sync()
+
+
+@app.task("submits_async", isolation="process")
+async def submits_async() -> str:
+    return await on_trio.submit(n=1)

@@ -43,7 +43,7 @@ async def find(server: Server, name: str) -> Schedule:
 
 def test_a_scheduled_function_stays_an_ordinary_function() -> None:
     queue = TaskQueue()
-    assert queue.schedule("@daily")(queue.task("report")(report)) is report
+    assert queue.schedule("@daily")(queue.task("report")(report)).function is report
 
 
 def test_the_schedules_of_a_program_are_listed_by_name() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -15,6 +17,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from tq.context import Context
+from tq.engine.processes import python_child
 from tq.handlers import TaskQueue
 from tq.testing.kit import finished, open_server, submit
 from tq.tracing import Tracing
@@ -115,6 +118,48 @@ async def test_the_span_is_the_current_one_in_a_plain_handler_too(
         task = await finished(server, await submit(server, type="plain"))
     (span,) = spans.of(SpanKind.CONSUMER)
     assert task.result == f'"{ids(span)[1]}"'
+
+
+async def test_the_span_is_the_current_one_on_an_asyncio_loop_too(spans: Spans) -> None:
+    queue = TaskQueue()
+
+    @queue.task("on_asyncio", backend="asyncio")
+    async def on_asyncio() -> list[str]:
+        found = [trace.get_current_span()]
+        await asyncio.sleep(0)
+        found.append(await asyncio.create_task(current_span()))
+        return [f"{span.get_span_context().span_id:016x}" for span in found]
+
+    async def current_span() -> trace.Span:
+        return trace.get_current_span()
+
+    async with open_server(queue, tracing=spans.tracing) as server:
+        tasks = [await finished(server, await submit(server, type="on_asyncio")) for _ in range(2)]
+    attempts = spans.of(SpanKind.CONSUMER)
+    assert [json.loads(task.result or "") for task in tasks] == [[ids(span)[1]] * 2 for span in attempts]
+
+
+@pytest.mark.parametrize("type", ["render", "render_async"])
+async def test_spans_in_a_process_are_below_that_of_the_attempt(spans: Spans, type: str) -> None:
+    spawn = python_child("traced_app:app")
+    async with open_server(no_render(), tracing=spans.tracing, spawn=spawn) as server:
+        tasks = [await finished(server, await submit(server, type=type)) for _ in range(2)]
+    attempts = spans.of(SpanKind.CONSUMER)
+    assert [json.loads(task.result or "") for task in tasks] == [list(ids(span)) for span in attempts]
+
+
+async def test_in_a_process_of_a_server_without_tracing_spans_are_roots() -> None:
+    async with open_server(no_render(), spawn=python_child("traced_app:app")) as server:
+        task = await finished(server, await submit(server, type="render"))
+    assert json.loads(task.result or "")[1] == "0" * 16
+
+
+def no_render() -> TaskQueue:
+    """The types of `traced_app`, which is for its child processes alone: it is for the whole of a process."""
+    queue = TaskQueue()
+    for type in ("render", "render_async"):
+        queue.task(type, isolation="process")(lambda: None)
+    return queue
 
 
 async def test_without_tracing_a_task_keeps_the_span_it_came_with(

@@ -299,6 +299,7 @@ class HttpConnection(TrioASGIHTTPConnection):
             caller=admitted.caller,
             new_ticket=partial(self.app.gate.tickets.issue, admitted.caller.name),
             new_key=self.app.new_key,
+            request_id=self._request_id,
         )
         return admitted, request
 

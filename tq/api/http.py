@@ -80,6 +80,7 @@ class Request:
     """A ticket that stands for the caller. Raises Overloaded."""
     new_key: Callable[[], NewKey] = no_key
     """A key that nobody has, and that is good once the store has it."""
+    request_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 import httpx2
@@ -27,6 +29,11 @@ class Address:
     headers: Mapping[str, str]
     trust_env: bool
 
+    def tls(self) -> ssl.SSLContext:
+        """How to know the server. Loading whom to trust takes long: it is done once, and only for https."""
+        is_needed = httpx2.URL(self.url).scheme == "https"
+        return _trusting() if is_needed else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
     def headers_of(self, call: Call) -> dict[str, str]:
         """The headers that *call* is sent with."""
         return {**self.headers, **(call.headers or {})}
@@ -34,6 +41,11 @@ class Address:
     def timeout_of(self, call: Call) -> httpx2.Timeout:
         """How long to wait for the answer to *call*."""
         return httpx2.Timeout(ANSWER_S + call.hold_s, connect=CONNECT_S)
+
+
+@cache
+def _trusting() -> ssl.SSLContext:
+    return httpx2.create_ssl_context()
 
 
 def find_address(url: str | None, key: str | None, environ: Mapping[str, str]) -> Address:

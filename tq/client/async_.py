@@ -7,18 +7,40 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, ParamSpec, Self, TypeVar, Unpack, overload
 
 import httpx2
 
 from tq.client.address import SEAMS, answer_of, find_address, silence_of
 from tq.client.following import Following
-from tq.client.records import Fields, Filters, Stats, TaskEvent, TaskRecord
-from tq.client.requests import Api, result_of
+from tq.client.records import (
+    BulkDone,
+    Changes,
+    FailureGroup,
+    Failures,
+    Fields,
+    Filters,
+    QueueRecord,
+    QueueRules,
+    Queues,
+    ScheduleFields,
+    ScheduleRecord,
+    ServerRecord,
+    Servers,
+    Stats,
+    Submittable,
+    TaskEvent,
+    TaskRecord,
+    Tree,
+    Types,
+    Workers,
+)
+from tq.client.requests import Api, path_of, result_of, submit_asked, task_path
 from tq.client.retrying import Call, Pause, Reply, RetryRules, Seams, Talk
 from tq.clock import sleep_here
 from tq.core.task import State
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -51,7 +73,9 @@ class AsyncClient:
         sleep: Callable[[float], Awaitable[None]] = sleep_here,
     ) -> None:
         self._address = find_address(url, key, os.environ)
-        self._http = httpx2.AsyncClient(transport=transport, trust_env=self._address.trust_env)
+        self._http = httpx2.AsyncClient(
+            transport=transport, trust_env=self._address.trust_env, verify=self._address.tls()
+        )
         self._api = Api(retry or RetryRules(), seams)
         self._sleep = sleep
 
@@ -67,17 +91,24 @@ class AsyncClient:
 
     # Asking
 
+    @overload
     async def submit(
         self,
+        /,
         type: str,
         payload: object = None,
         *,
         idempotency_key: str | None = None,
         **fields: Unpack[Fields],
-    ) -> AsyncTask:
+    ) -> AsyncTask: ...
+
+    @overload
+    async def submit(self, handler: Submittable[P], /, *args: P.args, **kwargs: P.kwargs) -> AsyncTask: ...
+
+    async def submit(self, /, *args: Any, **kwargs: Any) -> AsyncTask:
         """Submit a task; it is durable when this returns: see `tq.Client.submit`."""
-        body = {"type": type, "payload": payload, **fields}
-        return await self._task(self._api.submit(body, idempotency_key=idempotency_key))
+        body, key = submit_asked(*args, **kwargs)
+        return await self._task(self._api.submit(body, idempotency_key=key))
 
     async def submit_many(self, tasks: Iterable[Mapping[str, object]]) -> tuple[AsyncTask, ...]:
         """Submit *tasks*, in batches of up to 1,000: see `tq.Client.submit_many`."""
@@ -100,9 +131,138 @@ class AsyncClient:
             if cursor is None:
                 return
 
+    # Many at once
+
+    async def cancel_tasks(
+        self,
+        *,
+        all: bool = False,
+        dry_run: bool = False,
+        limit: int | None = None,
+        cascade: bool = True,
+        **filters: Unpack[Filters],
+    ) -> BulkDone:
+        """See `tq.Client.cancel_tasks`."""
+        said = {"all": all, "dry_run": dry_run, "limit": limit, "cascade": cascade}
+        return await self._run(self._api.change_many("cancel", filters, repeatable=True, **said))
+
+    async def retry_tasks(
+        self,
+        *,
+        all: bool = False,
+        dry_run: bool = False,
+        limit: int | None = None,
+        **filters: Unpack[Filters],
+    ) -> BulkDone:
+        """See `tq.Client.retry_tasks`."""
+        said = {"all": all, "dry_run": dry_run, "limit": limit}
+        return await self._run(self._api.change_many("retry", filters, repeatable=dry_run, **said))
+
+    async def delete_tasks(
+        self,
+        *,
+        all: bool = False,
+        dry_run: bool = False,
+        limit: int | None = None,
+        **filters: Unpack[Filters],
+    ) -> BulkDone:
+        """See `tq.Client.delete_tasks`."""
+        said = {"all": all, "dry_run": dry_run, "limit": limit}
+        return await self._run(self._api.change_many("delete", filters, repeatable=True, **said))
+
+    async def list_failures(self, limit: int = 50) -> tuple[FailureGroup, ...]:
+        """The causes of failed tasks, the most frequent first; at most *limit*, 1 to 500."""
+        return (await self._run(self._api.look(f"/v1/failures?limit={limit}", Failures))).groups
+
+    # Queues
+
+    async def list_queues(self) -> tuple[QueueRecord, ...]:
+        """Every queue that has tasks or rules, by name."""
+        return (await self._run(self._api.look("/v1/queues", Queues))).queues
+
+    async def get_queue(self, queue: str) -> QueueRecord:
+        """One queue; one that has neither tasks nor rules is as good as any."""
+        return await self._run(self._api.look(path_of("queues", queue), QueueRecord))
+
+    async def put_queue(self, queue: str, **rules: Unpack[QueueRules]) -> QueueRecord:
+        """Give a queue these *rules*; what they do not say is as in a queue without rules."""
+        return await self._run(self._api.send("PUT", path_of("queues", queue), QueueRecord, body=rules))
+
+    async def pause_queue(self, queue: str) -> QueueRecord:
+        """Have nothing of a queue started; what runs goes on."""
+        return await self._run(self._api.send("POST", path_of("queues", queue, "pause"), QueueRecord))
+
+    async def resume_queue(self, queue: str) -> QueueRecord:
+        """Let a queue go on."""
+        return await self._run(self._api.send("POST", path_of("queues", queue, "resume"), QueueRecord))
+
+    async def purge_queue(self, queue: str, *, dry_run: bool = False) -> BulkDone:
+        """Cancel all that waits in a queue; with *dry_run*, count it."""
+        return await self._run(self._api.purge(queue, dry_run=dry_run))
+
+    # Schedules
+
+    async def list_schedules(self) -> AsyncGenerator[ScheduleRecord, None]:
+        """The schedules, by name; pages are asked for as they are needed."""
+        cursor: str | None = None
+        while True:
+            page = await self._run(self._api.schedules(cursor))
+            for record in page.schedules:
+                yield record
+            cursor = page.next
+            if cursor is None:
+                return
+
+    async def get_schedule(self, name: str) -> ScheduleRecord:
+        """One schedule, with its last and next ticks. Raises NotFound."""
+        return await self._run(self._api.look(path_of("schedules", name), ScheduleRecord))
+
+    async def put_schedule(
+        self, name: str, type: str, payload: object = None, **fields: Unpack[ScheduleFields]
+    ) -> ScheduleRecord:
+        """Make a schedule, or give it this definition: ``cron`` or ``every``, and the task of each tick."""
+        body = {"type": type, "payload": payload, **fields}
+        return await self._run(self._api.send("PUT", path_of("schedules", name), ScheduleRecord, body=body))
+
+    async def delete_schedule(self, name: str) -> None:
+        """Remove a schedule; the tasks that it made stay. Raises NotFound."""
+        await self._run(self._api.remove(path_of("schedules", name)))
+
+    async def pause_schedule(self, name: str) -> ScheduleRecord:
+        """Have no tick of a schedule fire."""
+        return await self._run(self._api.send("POST", path_of("schedules", name, "pause"), ScheduleRecord))
+
+    async def resume_schedule(self, name: str) -> ScheduleRecord:
+        """Have the ticks of a schedule fire again, from the next one on."""
+        return await self._run(self._api.send("POST", path_of("schedules", name, "resume"), ScheduleRecord))
+
+    async def run_schedule(self, name: str) -> AsyncTask:
+        """The task of a schedule, made now, beside its ticks: see `tq.Client.run_schedule`."""
+        path = path_of("schedules", name, "run")
+        return await self._task(self._api.send("POST", path, TaskRecord, repeatable=False))
+
+    # Servers
+
     async def stats(self) -> Stats:
         """How many tasks there are, by state and by queue, and have been."""
-        return await self._run(self._api.stats())
+        return await self._run(self._api.look("/v1/stats", Stats))
+
+    async def list_types(self) -> Types:
+        """The types that this server handles, with the JSON Schema of their payloads."""
+        return await self._run(self._api.look("/v1/types", Types))
+
+    async def get_servers(self) -> tuple[ServerRecord, ...]:
+        """The servers that share the store, by id."""
+        return (await self._run(self._api.look("/v1/servers", Servers))).servers
+
+    async def get_workers(self) -> Workers:
+        """The workers of this server, what each runs and since when."""
+        return await self._run(self._api.look("/v1/workers", Workers))
+
+    async def set_workers(self, minimum: int, maximum: int | None = None) -> Workers:
+        """Have so many workers until this server ends; *maximum* is *minimum* if not said."""
+        body = {"min": minimum, "max": minimum if maximum is None else maximum}
+        return await self._run(self._api.send("PUT", "/v1/workers", Workers, body=body))
 
     # Doing
 
@@ -224,3 +384,16 @@ class AsyncTask:
     async def retry(self) -> AsyncTask:
         """The ended task, waiting again: see `tq.client.sync.Task.retry`."""
         return await self._client._task(self._client._api.retry(self.id))
+
+    async def update(self, **changes: Unpack[Changes]) -> AsyncTask:
+        """The waiting task with new values: see docs/http-api.md: see `tq.client.sync.Task.update`."""
+        path, client = task_path(self.id), self._client
+        return await client._task(client._api.send("PATCH", path, TaskRecord, body=changes))
+
+    async def delete(self) -> None:
+        """Delete the ended task: see `tq.client.sync.Task.delete`."""
+        await self._client._run(self._client._api.remove(task_path(self.id)))
+
+    async def tree(self) -> Tree:
+        """The task as it is now, and all below it."""
+        return await self._client._run(self._client._api.look(f"{task_path(self.id)}/tree", Tree))

@@ -6,20 +6,24 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
 
-from tq.client.errors import NotEnded, TaskCancelled, TaskFailed
-from tq.client.records import Batch, Page, Stats, TaskRecord
+from tq.client.errors import NotEnded, NotTq, TaskCancelled, TaskFailed
+from tq.client.records import Batch, BulkDone, Page, SchedulePage, TaskRecord
 from tq.client.retrying import Call, Pause, RetryRules, Seams, Talk, accepted, exchange, refusal
-from tq.core.errors import IllegalTransition, TqError
+from tq.core.errors import IllegalTransition, NotFound, TqError
 from tq.core.ops import BATCH_MAX
 from tq.core.task import State
 
+T = TypeVar("T")
+
 HOLD_S: Final = 30.0
 """Seconds that one request waits for a task to end, before the next."""
+BULK_S: Final = 120.0
+"""Seconds that a change of many tasks may take, beside those that any answer may."""
 BATCH_BYTES_MAX: Final = 16 * 1024 * 1024
 """Of one batch: half of what a server takes."""
 HURRY_S: Final = 0.5
@@ -124,10 +128,84 @@ class Api:
         answer = yield from exchange(call, self.rules, self.seams)
         return accepted(answer, Page)
 
-    def stats(self) -> Talk[Stats]:
-        """The counters."""
-        answer = yield from exchange(Call(method="GET", path="/v1/stats"), self.rules, self.seams)
-        return accepted(answer, Stats)
+    def change_many(
+        self,
+        action: Literal["cancel", "retry", "delete"],
+        filters: Mapping[str, object],
+        *,
+        repeatable: bool,
+        **said: object,
+    ) -> Talk[BulkDone]:
+        """Do *action* to all that the *filters* mean; what is *said* of it as None is left to the server."""
+        named = {name: _text(value) for name, value in filters.items() if value is not None}
+        body = {name: value for name, value in said.items() if value is not None}
+        path = f"/v1/tasks/{action}"
+        return self.send_bulk(path, {"filter": named, **body}, repeatable=repeatable)
+
+    def purge(self, queue: str, *, dry_run: bool) -> Talk[BulkDone]:
+        """Cancel all that waits in a queue."""
+        return self.send_bulk(path_of("queues", queue, "purge"), {"dry_run": dry_run}, repeatable=True)
+
+    def send_bulk(self, path: str, body: Mapping[str, object], *, repeatable: bool) -> Talk[BulkDone]:
+        """What the server says to *body* at *path*, which may take long."""
+        return self.send("POST", path, BulkDone, body=body, repeatable=repeatable, hold_s=BULK_S)
+
+    def schedules(self, cursor: str | None) -> Talk[SchedulePage]:
+        """One page of the schedules, by name."""
+        query = "" if cursor is None else f"?{urlencode({'cursor': cursor})}"
+        return self.look(f"/v1/schedules{query}", SchedulePage)
+
+    # What needs no words of its own
+
+    def look(self, path: str, kind: type[T]) -> Talk[T]:
+        """What is at *path*."""
+        answer = yield from exchange(Call(method="GET", path=path), self.rules, self.seams)
+        return accepted(answer, kind)
+
+    def send(
+        self,
+        method: str,
+        path: str,
+        kind: type[T],
+        *,
+        body: Mapping[str, object] | None = None,
+        repeatable: bool = True,
+        hold_s: float = 0.0,
+    ) -> Talk[T]:
+        """What the server says to *body* at *path*."""
+        call = Call(
+            method=method,
+            path=path,
+            body=msgspec.json.encode(body or {}),
+            headers=_JSON,
+            repeatable=repeatable,
+            hold_s=hold_s,
+        )
+        answer = yield from exchange(call, self.rules, self.seams)
+        return accepted(answer, kind)
+
+    def remove(self, path: str) -> Talk[None]:
+        """Have what is at *path* be no more. Raises NotFound if it was not there before the first attempt."""
+        answer = yield from exchange(Call(method="DELETE", path=path), self.rules, self.seams)
+        if answer.status != 204 and not (answer.is_repeat and isinstance(refusal(answer), NotFound)):
+            accepted(answer, dict)
+            raise NotTq(f"answered {answer.status}, not as a tq server does: check the URL")
+
+
+def submit_asked(*args: Any, **kwargs: Any) -> tuple[dict[str, object], str | None]:
+    """The body and the key of the request that the arguments of a client's `submit` mean: a type, a payload
+    and fields, or a handler and what it is to be called with.
+    """
+    if args and not isinstance(args[0], str):
+        handler, *positional = args
+        return handler.body(*positional, **kwargs), None
+    return _submit_by_name(*args, **kwargs)
+
+
+def _submit_by_name(
+    type: str, payload: object = None, *, idempotency_key: str | None = None, **fields: object
+) -> tuple[dict[str, object], str | None]:
+    return {"type": type, "payload": payload, **fields}, idempotency_key
 
 
 def batches(
@@ -173,8 +251,13 @@ def result_of(record: TaskRecord) -> Any:
 
 def task_path(task_id: str) -> str:
     """The path of a task."""
-    # Whatever it is, it is one segment of a path: `.` and `..` would be taken out of it.
-    return f"/v1/tasks/{quote(task_id, safe='').replace('.', '%2E')}"
+    return path_of("tasks", task_id)
+
+
+def path_of(*names: str) -> str:
+    """The path below ``/v1`` that *names* make."""
+    # Whatever a name is, it is one segment of a path: `.` and `..` would be taken out of it.
+    return "/v1/" + "/".join(quote(name, safe="").replace(".", "%2E") for name in names)
 
 
 def _text(value: object) -> str:

@@ -19,13 +19,17 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_f
 
 
 class TaskSubmitted(Event, frozen=True, tag="task.submitted"):
-    """A task was stored. ``trace_id`` is of the trace that it was submitted in, if there is one."""
+    """A task was stored.
+
+    ``trace_id`` is of the trace that it was submitted in and ``request_id`` of the HTTP request, if any.
+    """
 
     task_id: TaskId
     type: str
     queue: str
     state: State
     trace_id: str | None = None
+    request_id: str | None = None
 
 
 class TaskStarted(Event, frozen=True, tag="task.started"):

@@ -83,16 +83,20 @@ class Submit(Op[Submitted], frozen=True):
     Refused: DuplicateTask if the id has another type or payload, or the unique key is taken;
     IdempotencyKeyReused; InvalidInput naming ``parent_id`` or ``depends_on`` where that task is not there;
     Conflict if the parent is cancelled or about to be.
+
+    *request_id* is of the HTTP request that asked, for the event; it is not kept.
     """
 
     task: NewTask
     request: RequestKey | None = None
+    request_id: str | None = None
 
 
 class SubmitMany(Op[tuple[Submitted, ...]], frozen=True):
     """Store all of the tasks, in order, or none. Refused like Submit; ``index`` names the first bad one."""
 
     tasks: tuple[NewTask, ...]
+    request_id: str | None = None
 
 
 class Claimed(msgspec.Struct, frozen=True):

@@ -17,7 +17,7 @@ import signal
 import socket
 import sys
 import threading
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from operator import attrgetter
 from typing import Any, Final
@@ -26,7 +26,7 @@ import msgspec
 import trio
 
 from tq.clock import SystemClock
-from tq.context import Context
+from tq.context import Context, ambient
 from tq.core.errors import PayloadInvalid, UnknownType, error_of
 from tq.core.task import Progress, TaskId
 from tq.core.wire import SubmitRequest, encode_submit
@@ -47,6 +47,7 @@ from tq.engine.frames import (
 )
 from tq.engine.outcomes import Said, outcome_of, refused, success, traceback_of
 from tq.handlers import Handler, TaskQueue
+from tq.tracing import Tracing, find_tracing
 
 READ_BYTES: Final = 256 * 1024
 
@@ -66,9 +67,10 @@ def main(args: list[str]) -> None:
         why = f"importing {app} raised {type(fault).__name__}: {fault}"
         server.send(Refused(why, traceback_of(fault)))
         sys.exit(1)
+    tracing = find_tracing()
     server.send(Ready())
     while True:
-        server.send(Ended.of(make_attempt(queue, server)))
+        server.send(Ended.of(make_attempt(queue, server, tracing)))
 
 
 class Server:
@@ -147,13 +149,13 @@ class Pipe:
         return answer.task_id
 
 
-def receive_attempt(server: Server) -> Context:
-    """What the next attempt may know; waits for one."""
+def receive_attempt(server: Server) -> tuple[Context, str | None]:
+    """What the next attempt may know, and its span in the server; waits for one."""
     dependencies: dict[TaskId, Any] = {}
     while isinstance(frame := server.receive(), Depended):
         dependencies[frame.task_id] = msgspec.json.decode(frame.result)
     assert isinstance(frame, Run)
-    return Context(
+    context = Context(
         task=frame.lease,
         worker=frame.worker,
         deadline_at=frame.deadline_at,
@@ -161,21 +163,25 @@ def receive_attempt(server: Server) -> Context:
         link=Pipe(server),
         dependencies=dependencies,
     )
+    return context, frame.traceparent
 
 
-def make_attempt(queue: TaskQueue, server: Server) -> Said:
+def make_attempt(queue: TaskQueue, server: Server, tracing: Tracing | None) -> Said:
     """Wait for an attempt, run the handler here and now, and say what came of it, whatever it raises."""
-    context = receive_attempt(server)
+    context, traceparent = receive_attempt(server)
     try:
         handler = queue.handler(context.type)
         arguments = handler.arguments(context.task.payload, context)
     except (UnknownType, PayloadInvalid) as refusal:
         return refused(refusal)
+    before = ambient.set(context)
     try:
-        value = _call(handler, arguments)
+        with nullcontext() if tracing is None else tracing.within(traceparent):
+            value = _call(handler, arguments)
     except BaseException as fault:
         return outcome_of(fault)
     finally:
+        ambient.reset(before)
         for output in (sys.stdout, sys.stderr):
             with suppress(Exception):
                 output.flush()

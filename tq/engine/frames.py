@@ -36,11 +36,12 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="kind", 
 
 
 class Run(msgspec.Struct, frozen=True, tag_field="kind", tag="run"):
-    """To the child: make this attempt."""
+    """To the child: make this attempt, whose span in the server is *traceparent*."""
 
     lease: Lease
     worker: int
     deadline_at: int
+    traceparent: str | None = None
 
 
 class Ready(msgspec.Struct, frozen=True, tag_field="kind", tag="ready"):

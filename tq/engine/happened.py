@@ -26,10 +26,10 @@ def events_of(batch: Sequence[AnyOp], replies: Sequence[Reply | TqError], now: i
 def _of_op(op: AnyOp, reply: Reply, now: int) -> Iterator[Event]:
     match op, reply:
         case ops.Submit(), ops.Submitted():
-            yield from _submitted(op.task, reply, now)
+            yield from _submitted(op.task, reply, now, op.request_id)
         case ops.SubmitMany(), tuple():
             for task, submitted in zip(op.tasks, reply, strict=True):
-                yield from _submitted(task, submitted, now)
+                yield from _submitted(task, submitted, now, op.request_id)
         case ops.Release(), ops.Released():
             yield events.TaskReleased(at=now, task_id=op.task_id, state=reply.state)
         case ops.Cancel(), ops.CancelReply():
@@ -74,7 +74,9 @@ def _of_sweep(op: AnyOp, reply: Reply, now: int) -> Iterator[Event]:
             pass
 
 
-def _submitted(task: NewTask, reply: ops.Submitted, now: int) -> Iterator[Event]:
+def _submitted(
+    task: NewTask, reply: ops.Submitted, now: int, request_id: str | None = None
+) -> Iterator[Event]:
     if reply.duplicate:
         return
     if reply.replaced is not None:
@@ -86,6 +88,7 @@ def _submitted(task: NewTask, reply: ops.Submitted, now: int) -> Iterator[Event]
         queue=task.queue,
         state=reply.state,
         trace_id=task.options.trace_id,
+        request_id=request_id,
     )
 
 

@@ -247,11 +247,14 @@ class Server:
         await self.fleet.catch_up()
         return self.new_task(request, new_id=new_id)
 
-    async def submit(self, new: NewTask, request: RequestKey | None = None) -> Submitted:
+    async def submit(
+        self, new: NewTask, request: RequestKey | None = None, *, request_id: str | None = None
+    ) -> Submitted:
         """Store *new*; durable when this returns. The reply names the task, which may be another one.
 
         Args:
             request: What makes this submit repeatable, beside the id.
+            request_id: Of the HTTP request, for the event that tells of it.
         Raises:
             DuplicateTask: Its id belongs to another request, or its unique key to another task.
             IdempotencyKeyReused: The *request* was another one.
@@ -260,21 +263,25 @@ class Server:
             StorageUnavailable: Nothing was stored; safe to repeat with the same id.
         """
         self._check_open()
-        return await self.ledger.ask(Submit(new, request))
+        return await self.ledger.ask(Submit(new, request, request_id))
 
-    async def submit_many(self, new: Sequence[NewTask]) -> tuple[Submitted, ...]:
+    async def submit_many(
+        self, new: Sequence[NewTask], *, request_id: str | None = None
+    ) -> tuple[Submitted, ...]:
         """Store all of *new* or nothing. Raises as submit; ``index`` names the first bad one."""
         self._check_open()
-        return await self.ledger.ask(SubmitMany(tuple(new)))
+        return await self.ledger.ask(SubmitMany(tuple(new), request_id))
 
-    async def submit_each(self, new: Sequence[NewTask]) -> list[Submitted | TqError]:
+    async def submit_each(
+        self, new: Sequence[NewTask], *, request_id: str | None = None
+    ) -> list[Submitted | TqError]:
         """Store each of *new*, in one transaction, with an answer of its own.
 
         Raises:
             ShuttingDown, StorageUnavailable: None was stored.
         """
         self._check_open()
-        replies = await self.ledger.ask_each([Submit(task) for task in new])
+        replies = await self.ledger.ask_each([Submit(task, request_id=request_id) for task in new])
         return [reply for reply in replies if isinstance(reply, Submitted | TqError)]
 
     def _check_open(self) -> None:

@@ -16,10 +16,10 @@ from typing import Any, Final, assert_never
 import trio
 
 from tq.clock import Clock, RunSync
-from tq.context import Context
+from tq.context import Context, ambient
 from tq.core.errors import PayloadInvalid, StorageUnavailable, UnknownType
 from tq.core.events import AttemptOverran, Event, TaskStarted
-from tq.core.task import Cancel, Expired, Failure, Lease, Outcome, Reason
+from tq.core.task import Cancel, Expired, Failure, Lease, Outcome, Reason, TaskId
 from tq.engine.frames import Run
 from tq.engine.links import Links
 from tq.engine.loops import AsyncioLoop
@@ -31,6 +31,8 @@ from tq.handlers import Handler, Runs, TaskQueue
 from tq.tracing import Tracing
 
 OVERSEE_EVERY_S: Final = 0.25
+_FAR: Final = frozenset({Runs.ASYNCIO, Runs.PROCESS})
+"""Where a Context cannot be made once the handler runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +157,8 @@ async def run_attempt(shop: Workshop, attempt: Attempt) -> Outcome | None:
     lease = attempt.lease
     try:
         handler = shop.queue.handler(lease.type)
-        context = _context(shop, attempt, handler)
+        asks = handler.signature.context is not None
+        context = _context(shop, attempt, handler) if asks or handler.runs in _FAR else None
         arguments = handler.arguments(lease.payload, context)
     except (UnknownType, PayloadInvalid) as refusal:
         return refused(refusal)
@@ -164,7 +167,7 @@ async def run_attempt(shop: Workshop, attempt: Attempt) -> Outcome | None:
     fault: BaseException | None = None
     try:
         with attempt.scope:
-            if context is not None and lease.options.depends_on:
+            if asks and context is not None and lease.options.depends_on:
                 try:
                     context.dependencies.update(await shop.links.results(lease.options.depends_on))
                 except StorageUnavailable:
@@ -178,20 +181,35 @@ async def run_attempt(shop: Workshop, attempt: Attempt) -> Outcome | None:
     return judge(attempt, value, fault, now=shop.clock.monotonic())
 
 
-def _context(shop: Workshop, attempt: Attempt, handler: Handler) -> Context | None:
-    """What the handler may know, if it asks for it."""
-    if handler.signature.context is None:
-        return None
-    shop.pool.noted.ring()
-    attempt.notes = Notes(attempt.lease, shop.clock.now_ms, tell=shop.tell)
+def _context(shop: Workshop, attempt: Attempt, handler: Handler) -> Context:
+    """What the handler may know; one that does not ask for it may submit, but has nothing to tell."""
+    notes = Notes(attempt.lease, shop.clock.now_ms, tell=shop.tell)
+    if handler.signature.context is not None:
+        attempt.notes = notes
+        shop.pool.noted.ring()
     return Context(
         task=attempt.lease,
         worker=attempt.worker,
         deadline_at=attempt.started_at + attempt.limit_ms,
         clock=shop.clock,
-        link=shop.links.link(attempt.notes, handler.runs),
+        link=shop.links.link(notes, handler.runs),
         dependencies={},
     )
+
+
+@dataclass(slots=True)
+class Unasked:
+    """Stands for the Context of a handler that asks for none: made where it submits all the same."""
+
+    make: Callable[[], Context]
+
+    async def submit(self, type: str, payload: object = None, **fields: object) -> TaskId:
+        """See Context.submit."""
+        return await self.make().submit(type, payload, **fields)
+
+    def submit_sync(self, type: str, payload: object = None, **fields: object) -> TaskId:
+        """See Context.submit_sync."""
+        return self.make().submit_sync(type, payload, **fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,32 +223,36 @@ async def _call(
     shop: Workshop, attempt: Attempt, handler: Handler, context: Context | None, arguments: dict[str, Any]
 ) -> object:
     """What the handler returns, or Told."""
-    match handler.runs:
-        case Runs.TRIO:
-            return await handler.function(**arguments)
-        case Runs.THREAD:
-            return await shop.run_handler(partial(handler.function, **arguments))
-        case Runs.ASYNCIO:
-            return await shop.asyncio.call(partial(handler.function, **arguments))
-        case Runs.PROCESS:
-            return await _call_in_process(shop, attempt, context)
-        case _:
-            assert_never(handler.runs)
+    before = ambient.set(context or Unasked(partial(_context, shop, attempt, handler)))
+    try:
+        match handler.runs:
+            case Runs.TRIO:
+                return await handler.function(**arguments)
+            case Runs.THREAD:
+                return await shop.run_handler(partial(handler.function, **arguments))
+            case Runs.ASYNCIO:
+                return await shop.asyncio.call(partial(handler.function, **arguments))
+            case Runs.PROCESS:
+                assert context is not None
+                return await _call_in_process(shop, attempt, context)
+            case _:
+                assert_never(handler.runs)
+    finally:
+        ambient.reset(before)
 
 
-async def _call_in_process(shop: Workshop, attempt: Attempt, context: Context | None) -> Told:
+async def _call_in_process(shop: Workshop, attempt: Attempt, context: Context) -> Told:
     """Have a child make the attempt. Its time counts from when the child is ready."""
 
     def begin() -> Run:
         now = shop.clock.now_ms()
         attempt.limit_ms = time_limit_ms(attempt.lease, now)
         attempt.scope.deadline = shop.clock.monotonic() + attempt.limit_ms / 1000
-        return Run(attempt.lease, attempt.worker, deadline_at=now + attempt.limit_ms)
+        traceparent = None if shop.tracing is None else shop.tracing.current()
+        return Run(attempt.lease, attempt.worker, now + attempt.limit_ms, traceparent)
 
     assert shop.children is not None, "the server has checked it"
     attempt.scope.deadline = math.inf
-    if context is None:
-        return Told(await shop.children.make(begin))
     return Told(await shop.children.make(begin, link=context.link, dependencies=context.dependencies))
 
 

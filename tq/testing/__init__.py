@@ -4,13 +4,23 @@ Nothing in tq imports it.
 """
 
 from tq.testing.faults import FaultyStore
-from tq.testing.kit import EPOCH_MS, VirtualClock, finished, open_server, refuse_exit, run_inline, submit
+from tq.testing.kit import (
+    EPOCH_MS,
+    VirtualClock,
+    finished,
+    keep_submits,
+    open_server,
+    refuse_exit,
+    run_inline,
+    submit,
+)
 
 __all__ = [
     "EPOCH_MS",
     "FaultyStore",
     "VirtualClock",
     "finished",
+    "keep_submits",
     "open_server",
     "refuse_exit",
     "run_inline",

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from random import Random
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 import trio
 
 from tq.clock import RunSync
+from tq.context import ambient
 from tq.core.events import Event
 from tq.core.task import FINAL, Task, TaskId
 from tq.core.wire import decode_submit
@@ -118,3 +119,36 @@ async def finished(server: Server, task_id: TaskId, *, within_s: float = 3600.0)
     assert task is not None, f"{task_id} is not there"
     assert task.state in FINAL, f"{task_id} is still {task.state} after {within_s} s"
     return task
+
+
+@contextmanager
+def keep_submits() -> Iterator[list[dict[str, Any]]]:
+    """What handlers submit that are called in the block as functions, in the form of ``POST /v1/tasks``.
+
+    Nothing is sent. It is checked as a server does, but for the types that there are. The ids are ``kept-1``
+    and so on. A handler that asks for a Context has its own.
+    """
+    kept = _Kept()
+    before = ambient.set(kept)
+    try:
+        yield kept.bodies
+    finally:
+        ambient.reset(before)
+
+
+class _Kept:
+    """Keeps what is submitted."""
+
+    def __init__(self) -> None:
+        self.bodies: list[dict[str, Any]] = []
+
+    async def submit(self, type: str, payload: object = None, **fields: object) -> TaskId:
+        """See Context.submit."""
+        return self.submit_sync(type, payload, **fields)
+
+    def submit_sync(self, type: str, payload: object = None, **fields: object) -> TaskId:
+        """See Context.submit_sync."""
+        body = msgspec.json.encode({"type": type, "payload": payload, **fields})
+        decode_submit(body)
+        self.bodies.append(msgspec.json.decode(body))
+        return TaskId(f"kept-{len(self.bodies)}")

@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 import trio
 
-from tq.api.http import Interrupted, unless
+from tq.api.http import Interrupted, Request, traceparent_of, unless
 from tq.api.problems import BodyTooSlow, problem
 from tq.api.submits import check_known, check_new, told_to
 from tq.core.errors import (
@@ -141,17 +141,15 @@ def _within_limit(line: bytes | None) -> bytes:
 
 
 async def open_replies(
-    server: Server, stream: AsyncIterator[bytes], caller: Caller, traceparent: str | None = None
+    server: Server, request: Request, stream: AsyncIterator[bytes]
 ) -> AsyncGenerator[bytes, None]:
-    """The answers to the lines of *stream*, from *caller*, piece by piece.
+    """The answers to the lines of *stream*, the body of *request*, piece by piece.
 
-    Args:
-        traceparent: Of the tasks in lines that name none.
     Raises:
         TqError: Nothing could be stored, so the whole is refused.
         ClientGone: The client left; what it was not answered for may be repeated with the same ids.
     """
-    replies = _replies(server, stream, caller, traceparent)
+    replies = _replies(server, request, stream)
     first = await anext(replies, b"")
     return _chain(first, replies)
 
@@ -164,8 +162,9 @@ async def _chain(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncGenera
 
 
 async def _replies(
-    server: Server, stream: AsyncIterator[bytes], caller: Caller, traceparent: str | None
+    server: Server, request: Request, stream: AsyncIterator[bytes]
 ) -> AsyncGenerator[bytes, None]:
+    caller, traceparent = request.caller, traceparent_of(request)
     splitter = Splitter()
     line = 1
     answered = False
@@ -176,7 +175,7 @@ async def _replies(
             for start in range(0, len(lines), CHUNK_MAX):
                 part = lines[start : start + CHUNK_MAX]
                 chunk = await read_chunk(server, caller, part, line, traceparent)
-                stored = await _store(server, caller, chunk.new) if chunk.new else []
+                stored = await _store(server, request, chunk.new) if chunk.new else []
                 line += len(lines[start : start + CHUNK_MAX])
                 if chunk.faults:
                     yield chunk.answers(stored)
@@ -189,10 +188,11 @@ async def _replies(
         yield _encode_lines([_stopped(failure, line)])
 
 
-async def _store(server: Server, caller: Caller, new: Sequence[NewTask]) -> list[Submitted | TqError]:
-    """What became of each of *new*; what is not the *caller*'s is not told."""
+async def _store(server: Server, request: Request, new: Sequence[NewTask]) -> list[Submitted | TqError]:
+    """What became of each of *new*; what is not the caller's is not told."""
+    caller = request.caller
     told: list[Submitted | TqError] = []
-    for reply in await server.submit_each(new):
+    for reply in await server.submit_each(new, request_id=request.request_id):
         try:
             if isinstance(reply, Submitted):
                 await check_known(server, caller, reply)

@@ -82,7 +82,7 @@ async def run(server: Server, request: Request) -> Response:
     known = await _find(server, request)
     now = server.clock.now_ms()
     new = schedules.made_task(known.name, read_spec(known.spec), server.new_id(), now=now)
-    return submitted_response(new, await server.submit(new))
+    return submitted_response(new, await server.submit(new, request_id=request.request_id))
 
 
 async def _find(server: Server, request: Request) -> Schedule:

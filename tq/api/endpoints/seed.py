@@ -42,7 +42,7 @@ async def submit(server: Server, request: Request) -> Response:
         # The original knew one status for every body that it could not use.
         return problem_response(fault, status=400 if type(fault) is InvalidInput else None)
     await check_new(server, request.caller, new)
-    submitted = await server.submit(new)
+    submitted = await server.submit(new, request_id=request.request_id)
     await check_known(server, request.caller, submitted)
     return json_response(
         {

@@ -66,7 +66,7 @@ async def submit(server: Server, request: Request) -> Response:
     """
     new = await server.prepare(traced(decode_submit(request.body), traceparent_of(request)))
     await check_new(server, request.caller, new)
-    submitted = await server.submit(new, idempotency_key(request))
+    submitted = await server.submit(new, idempotency_key(request), request_id=request.request_id)
     await check_known(server, request.caller, submitted)
     wait = wait_preferred(request)
     if wait is None:
@@ -178,10 +178,10 @@ async def submit_batch(server: Server, request: Request) -> Response:
         )
     if request.media == NDJSON:
         assert request.stream is not None
-        replies = await open_replies(server, request.stream, request.caller, traceparent_of(request))
+        replies = await open_replies(server, request, request.stream)
         return Response(200, replies, media=NDJSON)
     new = await _new_tasks(server, request)
-    submitted = await server.submit_many(new) if new else ()
+    submitted = await server.submit_many(new, request_id=request.request_id) if new else ()
     for one in submitted:
         await check_known(server, request.caller, one)
     stored = [Stored(one.task_id, one.state, one.duplicate) for one in submitted]
