@@ -105,6 +105,15 @@ def test_a_leader_that_goes_is_replaced_at_once(store: Store) -> None:
     assert do(store, ops.Lead(THEM)) == Led(is_leader=True, left_ms=12_000)
 
 
+# Announcing
+
+
+def test_a_store_that_only_servers_write_to_has_nothing_to_announce(store: Store) -> None:
+    submit(store, "a")
+    assert not news(store).unannounced
+    assert do(store, ops.Announce()) == ops.Announced()
+
+
 # Letters
 
 

@@ -17,6 +17,7 @@ from tq.core.task import (
     Json,
     Lease,
     LogLine,
+    Newcomer,
     NewTask,
     Progress,
     Reason,
@@ -378,6 +379,22 @@ class PruneLetters(Op[Swept], frozen=True):
     limit: int = SWEEP_LIMIT_MAX
 
 
+class Announced(msgspec.Struct, frozen=True):
+    """The tasks to tell of, in the order in which they arrived; ``more`` says whether to come again."""
+
+    tasks: tuple[Newcomer, ...] = ()
+    more: bool = False
+
+
+class Announce(Op[Announced], frozen=True):
+    """Take up to *limit* of the tasks that came into the store without a server, to tell of them.
+
+    Each is given to one server, once. Only a store that others can write to has any.
+    """
+
+    limit: int = SWEEP_LIMIT_MAX
+
+
 class SetQueue(Op[QueueRules], frozen=True, kw_only=True):
     """Give a queue its rules; whether it is paused stays. Answered by the rules it has now.
 
@@ -551,6 +568,7 @@ AnyOp = (
     | Beat
     | Lead
     | PruneLetters
+    | Announce
     | SetQueue
     | PauseQueue
     | PutSchedule
@@ -576,6 +594,7 @@ Reply = (
     | Recovered
     | Beaten
     | Led
+    | Announced
     | QueueRules
     | Schedule
     | Fired

@@ -199,7 +199,7 @@ class News(msgspec.Struct, frozen=True, kw_only=True):
     ``pending``: a task of its types may be. Of the leases it asked for, ``stop`` are those whose tasks were
     asked to cancel, and ``lost`` those that are no longer valid. ``seats`` are all servers, by id.
     ``letters`` are those not read yet, in the order in which they were written, at most LETTERS_MAX: a batch
-    that came of another's has its letter after that one's.
+    that came of another's has its letter after that one's. ``unannounced``: there is something for Announce.
     """
 
     pending: bool
@@ -208,6 +208,7 @@ class News(msgspec.Struct, frozen=True, kw_only=True):
     next_due: int | None
     seats: tuple[Seat, ...]
     letters: tuple[Letter, ...]
+    unannounced: bool = False
 
 
 class GetNews(Query[News], frozen=True, kw_only=True):

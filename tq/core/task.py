@@ -297,6 +297,16 @@ class NewTask(msgspec.Struct, frozen=True, kw_only=True):
     options: Options = NO_OPTIONS
 
 
+class Newcomer(msgspec.Struct, frozen=True):
+    """A task that nobody has told of yet, in the state in which it was submitted."""
+
+    task_id: TaskId
+    type: str
+    queue: str
+    state: State
+    trace_id: str | None = None
+
+
 class Task(msgspec.Struct, frozen=True, kw_only=True):
     """A task as it is kept. Instants are Unix milliseconds; absent is None.
 

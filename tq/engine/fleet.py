@@ -24,7 +24,7 @@ from msgspec.structs import replace
 from tq.clock import Clock, RunSync
 from tq.core.errors import StorageUnavailable
 from tq.core.events import Event, LeaderElected, ServerRejoined
-from tq.core.ops import LETTER_KEPT_MS, Beat, Beaten, Lead, Led, Letter
+from tq.core.ops import LETTER_KEPT_MS, Announce, Beat, Beaten, Lead, Led, Letter
 from tq.core.queries import LETTERS_MAX, GetNews, GetServers, Held, News, Seat, ServerRow
 from tq.core.servers import ServerInfo, read_server, server_text
 from tq.core.task import ServerId
@@ -237,7 +237,7 @@ class Fleet:
             StorageUnavailable: Safe to repeat.
         """
         await self._ledger.wait_told()
-        if self.others:
+        if self.is_shared:
             await self.catch_up()
 
     async def catch_up(self) -> None:
@@ -272,6 +272,13 @@ class Fleet:
             self._take_rows({row.server: row for row in rows}, news.seats)
             self._seats = seats
         self._ended = number
+        if news.unannounced:
+            await self._announce()
+
+    async def _announce(self) -> None:
+        """Tell of what was submitted in SQL, unless another server does. Raises StorageUnavailable."""
+        while (await self._ledger.ask(Announce())).more:
+            pass
 
     def _held(self) -> tuple[Held, ...]:
         """The leases under which something runs."""

@@ -10,7 +10,7 @@ from tq.core.events import Event
 from tq.core.keys import Key
 from tq.core.limits import QueueRules
 from tq.core.ops import AnyOp, Change, Reply, Schedule
-from tq.core.task import NewTask, State
+from tq.core.task import Newcomer, NewTask, State
 
 
 def events_of(batch: Sequence[AnyOp], replies: Sequence[Reply | TqError], now: int) -> list[Event]:
@@ -52,6 +52,9 @@ def _of_sweep(op: AnyOp, reply: Reply, now: int) -> Iterator[Event]:
         case ops.Settle(), ops.Changed():
             for change in reply.changes:
                 yield _changed(change, now)
+        case ops.Announce(), ops.Announced():
+            for new in reply.tasks:
+                yield _arrived(new, now)
         case ops.Recover(), ops.Recovered() if reply != ops.Recovered():
             yield events.LeaseExpired(
                 at=now, pending=reply.pending, failed=reply.failed, cancelled=reply.cancelled
@@ -89,6 +92,17 @@ def _submitted(
         state=reply.state,
         trace_id=task.options.trace_id,
         request_id=request_id,
+    )
+
+
+def _arrived(new: Newcomer, now: int) -> Event:
+    return events.TaskSubmitted(
+        at=now,
+        task_id=new.task_id,
+        type=new.type,
+        queue=new.queue,
+        state=new.state,
+        trace_id=new.trace_id,
     )
 
 

@@ -125,6 +125,7 @@ class MemoryStore:
         | ops.Beat
         | ops.Lead
         | ops.PruneLetters
+        | ops.Announce
         | ops.SetQueue
         | ops.PauseQueue
         | ops.PutSchedule
@@ -152,6 +153,8 @@ class MemoryStore:
                 return self._fleet.lead(op, now)
             case ops.PruneLetters():
                 return self._fleet.prune(op, now)
+            case ops.Announce():
+                return ops.Announced()
             case ops.SetQueue():
                 return self._rows.lanes.set_rules(
                     op.queue, order=op.order, limits=op.limits, per_key=op.per_key

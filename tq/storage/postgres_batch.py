@@ -21,7 +21,7 @@ from tq.core.refusals import too_many
 from tq.storage import postgres_sql as sql
 from tq.storage.moves import ByIdOp, Moves
 from tq.storage.postgres_claim import claim, queue_lock
-from tq.storage.postgres_fleet import beat, lead, prune_letters
+from tq.storage.postgres_fleet import announce, beat, lead, prune_letters
 from tq.storage.postgres_keys import put_key, revoke_key
 from tq.storage.postgres_schedules import delete_schedule, fire, pause_schedule, put_schedule
 from tq.storage.postgres_submit import submit_many, submit_run
@@ -81,6 +81,8 @@ class Batch:
                 return lead(self._work, op)
             case ops.PruneLetters():
                 return prune_letters(self._work, op)
+            case ops.Announce():
+                return announce(self._work, op)
             case ops.SetQueue() | ops.PauseQueue():
                 return reply_or_refusal(self._set_rules, op)
             case ops.PutSchedule() | ops.DeleteSchedule() | ops.PauseSchedule() | ops.Fire():

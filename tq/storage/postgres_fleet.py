@@ -17,12 +17,12 @@ from tq.core import ops
 from tq.core.errors import StorageUnavailable
 from tq.core.ops import LEAD_MS, LETTER_KEPT_MS, Letter
 from tq.core.queries import LETTERS_MAX, SERVERS_MAX, GetNews, Held, News, Seat, ServerRow
-from tq.core.task import Json, ServerId
+from tq.core.task import Json, Newcomer, ServerId
 from tq.storage.postgres_link import Connection, Talk, Target, close_quietly, told_as_ours
 from tq.storage.postgres_lists import SELECT_NEXT_DUE
 from tq.storage.postgres_sql import DELETE_SERVER, LEADER_LOCK, LOCK, numbers, texts
 from tq.storage.postgres_work import Work
-from tq.storage.records import PENDING, RUNNING
+from tq.storage.records import PENDING, RUNNING, STATE_OF
 
 UPSERT_SERVER: Final = """
 WITH before AS (SELECT FROM servers WHERE server = $1)
@@ -30,6 +30,16 @@ INSERT INTO servers AS known (server, seen_at, said, edition) VALUES ($1, $2, $3
 ON CONFLICT (server) DO UPDATE SET seen_at = excluded.seen_at, said = coalesce(excluded.said, known.said),
     edition = CASE WHEN excluded.said IS NULL THEN known.edition ELSE excluded.edition END
 RETURNING EXISTS (SELECT FROM before)
+"""
+# What servers say of their types outlives them: who submits in SQL may do so while none is there.
+UPSERT_TYPES: Final = """
+INSERT INTO types (type, defaults, said_at)
+SELECT key, value::text, $2 FROM jsonb_each(
+    CASE jsonb_typeof($1::jsonb -> 'types')
+        WHEN 'object' THEN $1::jsonb -> 'types' WHEN 'null' THEN '{"*": {}}'::jsonb ELSE '{}'::jsonb
+    END)
+ON CONFLICT (type) DO UPDATE SET defaults = excluded.defaults, said_at = excluded.said_at
+WHERE types.defaults <> excluded.defaults OR types.said_at < excluded.said_at - 86400000
 """
 DELETE_SERVER_KNOWN: Final = DELETE_SERVER + " RETURNING true"
 SELECT_SERVER_ROWS: Final = (
@@ -60,10 +70,24 @@ SELECT ordinal FROM letters WHERE at <= $1 ORDER BY at, server, number LIMIT $2 
 """
 DELETE_LETTERS: Final = "DELETE FROM letters WHERE ordinal = ANY ($1::bigint[])"
 
+SELECT_UNANNOUNCED: Final = """
+SELECT seq, state, task_id, type, queue, trace_id FROM unannounced
+ORDER BY seq LIMIT $1 FOR UPDATE SKIP LOCKED
+"""
+DELETE_UNANNOUNCED: Final = "DELETE FROM unannounced WHERE seq = ANY ($1::bigint[])"
+# Who folds the same meanwhile is not waited for.
+TAKE_COUNTS: Final = """
+DELETE FROM counters WHERE (writer, lane, state) IN (
+    SELECT writer, lane, state FROM counters WHERE writer = ANY ($1::bigint[]) FOR UPDATE SKIP LOCKED
+)
+RETURNING lane, state, count
+"""
+
 HAS_PENDING: Final = f"""
 SELECT EXISTS (SELECT FROM lanes
     WHERE ($1::text[] IS NULL OR type = ANY ($1::text[]))
-        AND EXISTS (SELECT FROM lives WHERE lives.lane = lanes.id AND lives.state = {PENDING}))
+        AND EXISTS (SELECT FROM lives WHERE lives.lane = lanes.id AND lives.state = {PENDING})),
+    EXISTS (SELECT FROM unannounced)
 """
 SELECT_HELD: Final = f"""
 SELECT held.id, held.generation, lives.cancel_reason IS NOT NULL
@@ -79,6 +103,8 @@ def beat(work: Work, op: ops.Beat) -> ops.Beaten:
     if op.gone:
         return ops.Beaten(bool(work.talk.change(DELETE_SERVER_KNOWN, op.server)))
     edition = 0 if op.said is None else op.edition
+    if op.said is not None:
+        work.talk.tell(UPSERT_TYPES, (op.said, work.now))
     [(known,)] = work.talk.change(UPSERT_SERVER, op.server, work.now, op.said, edition)
     return ops.Beaten(known)
 
@@ -122,6 +148,21 @@ def prune_letters(work: Work, op: ops.PruneLetters) -> ops.Swept:
     return ops.Swept(len(old), more=len(found) > op.limit)
 
 
+def announce(work: Work, op: ops.Announce) -> ops.Announced:
+    """See ops.Announce. The counters of who submitted those tasks become this writer's own."""
+    found = work.talk.ask(SELECT_UNANNOUNCED, op.limit + 1)
+    taken = found[: op.limit]
+    if taken:
+        work.talk.tell(DELETE_UNANNOUNCED, (numbers(seq for seq, *_ in taken),))
+        for lane, state, count in work.talk.change(TAKE_COUNTS, numbers(-seq for seq, *_ in taken)):
+            work.count(lane, state, count)
+    tasks = tuple(
+        Newcomer(task_id, type, queue, STATE_OF[state], trace_id)
+        for _, state, task_id, type, queue, trace_id in taken
+    )
+    return ops.Announced(tasks, more=len(found) > op.limit)
+
+
 def list_servers(talk: Talk) -> tuple[ServerRow, ...]:
     """See queries.GetServers."""
     return tuple(
@@ -142,13 +183,15 @@ def news(talk: Talk, query: GetNews) -> News:
     if query.read:
         servers, read = [server for server, _ in query.read], [number for _, number in query.read]
         letters = talk.ask(SELECT_LETTERS, texts(servers), numbers(read))
+    [(pending, unannounced)] = talk.ask(HAS_PENDING, types)
     return News(
-        pending=bool(talk.ask(HAS_PENDING, types)[0][0]),
+        pending=pending,
         stop=_those(query.held, lambda held: valid.get((held.task_id, held.generation), False)),
         lost=_those(query.held, lambda held: (held.task_id, held.generation) not in valid),
         next_due=talk.ask(SELECT_NEXT_DUE)[0][0] if query.due else None,
         seats=tuple(Seat(*row) for row in talk.ask(SELECT_SEATS)),
         letters=tuple(Letter(server, number, bytes(body)) for server, number, body in letters),
+        unannounced=unannounced,
     )
 
 

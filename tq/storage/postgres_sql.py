@@ -362,6 +362,7 @@ INSERT INTO counters (writer, lane, state, count)
 SELECT $1, lane, state, sum(count) FROM old GROUP BY lane, state ORDER BY lane, state
 ON CONFLICT (writer, lane, state) DO UPDATE SET count = counters.count + excluded.count
 """
+DELETE_OLD_TYPES: Final = "DELETE FROM types WHERE said_at <= $1"
 DELETE_OLD_WRITERS: Final = "DELETE FROM writers WHERE writer <> $1 AND seen_at <= $2"
 
 # Claiming

@@ -22,6 +22,8 @@ from tq.storage.rows import Rows
 
 WRITER_KEPT_MS: Final = 3600 * 1000
 """A writer that has written nothing for so long has its counters added to those of another."""
+TYPE_KEPT_MS: Final = 90 * 24 * 3600 * 1000
+"""A type that no server has handled for so long is not known any more to who submits in SQL."""
 
 
 def promote(work: Work, op: ops.Promote) -> ops.Swept:
@@ -101,6 +103,7 @@ def prune(work: Work, op: ops.Prune) -> ops.Swept:
     silent_since = work.now - WRITER_KEPT_MS
     work.talk.tell(sql.FOLD_COUNTS, (work.writer, silent_since, SWEEP_LIMIT_MAX))
     work.talk.tell(sql.DELETE_OLD_WRITERS, (work.writer, silent_since))
+    work.talk.tell(sql.DELETE_OLD_TYPES, (work.now - TYPE_KEPT_MS,))
     return ops.Swept(len(old), more=len(found) > op.limit)
 
 

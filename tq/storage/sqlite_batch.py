@@ -105,6 +105,8 @@ class Batch:
                 return lead(self._db, op, self._now)
             case ops.PruneLetters():
                 return prune_letters(self._db, op, self._now)
+            case ops.Announce():
+                return ops.Announced()
             case ops.SetQueue() | ops.PauseQueue():
                 return reply_or_refusal(self._set_rules, op)
             case ops.PutSchedule() | ops.DeleteSchedule() | ops.PauseSchedule() | ops.Fire():

@@ -1,0 +1,83 @@
+"""Applications that submit in SQL, beside real servers on the same PostgreSQL."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from process import Server, Site
+
+pytest_plugins = ("site_fixture", "postgres_fixtures")
+
+SOON_S = 5.0
+"""Seconds for what takes one at the most, on a machine that has much else to do."""
+
+
+@pytest.fixture
+def pair(site: Site, postgres_url: str) -> Iterator[tuple[Server, Server]]:
+    """One that has the handlers of `work_app`, one that has those of `other_app`."""
+    one, other = [site.spawn(app, store=postgres_url, grace=1) for app in ("work_app:app", "other_app:app")]
+    one.wait_listening()
+    other.wait_listening()
+    yield one, other
+    one.stop()
+    other.stop()
+
+
+def heard(server: Server, found: list[dict[str, object]], until: threading.Event) -> None:
+    """Gather the events of *server*, with their names, until one that is told later comes."""
+    connection = server.connect()
+    connection.request("GET", "/v1/events")
+    answer = connection.getresponse()
+    until.set()
+    name = ""
+    for line in answer:
+        text = line.decode().rstrip("\n")
+        if text.startswith("event: "):
+            name = text.removeprefix("event: ")
+        elif text.startswith("data: "):
+            found.append({**json.loads(text.removeprefix("data: ")), "name": name})
+            if name == "task.submitted" and found[-1].get("task_id") == "last":
+                break
+    connection.close()
+
+
+def test_a_task_begins_when_its_transaction_commits_and_all_who_watch_hear_of_it(
+    pair: tuple[Server, Server], postgres_url: str
+) -> None:
+    one, other = pair
+    streams: list[list[dict[str, object]]] = [[], []]
+    listeners = []
+    for server, found in zip(pair, streams, strict=True):
+        begun = threading.Event()
+        listeners.append(threading.Thread(target=heard, args=(server, found, begun), daemon=True))
+        listeners[-1].start()
+        assert begun.wait(SOON_S)
+
+    with psycopg.connect(postgres_url) as db:
+        db.execute("SELECT tq.submit_task('elsewhere', '{\"value\": 1}', 'kept')")
+        assert one.get("/v1/tasks/kept").status == 404
+        db.commit()
+        committed_at = time.monotonic()
+        assert one.final("kept")["result"] == 2
+        assert time.monotonic() - committed_at < SOON_S
+        db.execute("SELECT tq.submit_task('elsewhere', '{\"value\": 1}', 'lost')")
+        db.rollback()
+        db.execute("SELECT tq.submit_task('elsewhere', '{\"value\": 1}', 'put-off', delay => 0.2)")
+        db.commit()
+        assert one.final("put-off")["result"] == 2
+        db.execute("SELECT tq.submit_task('elsewhere', '{\"value\": 1}', 'last')")
+        db.commit()
+
+    for listener in listeners:
+        listener.join(SOON_S)
+        assert not listener.is_alive(), streams
+    for found in streams:
+        submitted = [each["task_id"] for each in found if each["name"] == "task.submitted"]
+        assert submitted == ["kept", "put-off", "last"]
+    assert one.get("/v1/tasks/lost").status == 404
+    assert other.get("/v1/stats").json["totals"]["submitted"] == 3
