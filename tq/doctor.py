@@ -26,7 +26,8 @@ from tq import __version__
 from tq.api.serve import CannotListen, bind_sockets
 from tq.config import Config, is_on_postgres
 from tq.core.errors import StorageError, TqError
-from tq.storage.sqlite_file import open_reader, schema_version, told_as_ours
+from tq.storage.checking import Finding, check_contents
+from tq.storage.sqlite_file import open_unchanged, schema_version, told_as_ours
 
 LIBRARIES: Final = ("trio", "quart", "quart-trio", "hypercorn", "msgspec", "click", "httpx2")
 WAL_RESET_FIXED: Final = (3, 51, 3)
@@ -78,6 +79,33 @@ def examine(config: Config, *, timer: Callable[[], float]) -> list[Check]:
         found = f"the folder {path.parent} is not there"
         return [*checks, Check("store", Status.FAIL, found, "make it, or name another store")]
     return [*checks, *_check_disk(path.parent, timer), check_store(path)]
+
+
+def examine_store(config: Config) -> list[Check]:
+    """All checks of the store in *config*, and of what is in it. It is only read.
+
+    Raises:
+        InvalidInput: It is in memory, where there is nothing to look at.
+    """
+    url = config.store
+    if is_on_postgres(url):
+        checks = [check_postgres(config)]
+    elif url == "memory:":
+        checks = []
+    else:
+        checks = [check_store(Path(url.partition(":///")[2]))]
+    try:
+        checks += [_check_of(finding) for finding in check_contents(url)]
+    except StorageError as fault:
+        if all(check.status is not Status.FAIL for check in checks):
+            found, _, advice = fault.message.rpartition(": ")
+            checks.append(Check("contents", Status.FAIL, found or advice, advice))
+    return checks
+
+
+def _check_of(finding: Finding) -> Check:
+    status = Status.FAIL if finding.wrong else Status.OK
+    return Check(finding.name, status, finding.found, finding.wrong)
 
 
 def report_text(checks: Iterable[Check]) -> str:
@@ -247,7 +275,7 @@ def check_store(path: Path) -> Check:
         advice = "this is right if that is your server: a SQLite store serves one at a time"
         return Check("store", Status.WARN, f"{path} is in use by process {holder}", advice)
     try:
-        with told_as_ours(path), closing(_open_unchanged(path)) as db:
+        with told_as_ours(path), closing(open_unchanged(path)) as db:
             schema = schema_version(db, path)
     except StorageError as fault:
         # Their messages are "what is wrong: what to do".
@@ -255,19 +283,6 @@ def check_store(path: Path) -> Check:
         return Check("store", Status.FAIL, found, advice)
     size_mib = path.stat().st_size / 1024**2
     return Check("store", Status.OK, f"{path} opens, schema {schema}, {size_mib:.1f} MiB, nobody has it")
-
-
-def _open_unchanged(path: Path) -> apsw.Connection:
-    """A reader of *path* that leaves no files behind.
-
-    A plain reader makes the log and the shared memory if they are not there, and nobody would take them
-    away. After a crash they are, and have to be read.
-    """
-    log = path.with_name(path.name + "-wal")
-    if log.exists() and log.stat().st_size > 0:
-        return open_reader(path, vfs=None)
-    address = path.absolute().as_uri() + "?immutable=1"
-    return apsw.Connection(address, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
 
 
 def _holder(path: Path) -> str:

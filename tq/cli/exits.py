@@ -31,10 +31,10 @@ class Exit(IntEnum):
 
 EXIT_MEANINGS: Final = {
     Exit.OK: "all went well",
-    Exit.FAILED: "a fault of tq itself; for `tq doctor`, a check that failed",
+    Exit.FAILED: "a fault of tq itself; for `tq doctor` and `tq db check`, a check that failed",
     Exit.USAGE: "a wrong command, flag or setting",
     Exit.CANNOT_BIND: "the address cannot be listened on, or is in use",
-    Exit.CANNOT_OPEN_STORE: "the store cannot be opened, or another process has it",
+    Exit.CANNOT_OPEN_STORE: "the store cannot be opened or copied into, or another process has it",
     Exit.CANNOT_LOAD_APP: "the app cannot be loaded",
     Exit.UNREACHABLE: "no server answers at the URL",
     Exit.REFUSED: "the server refused the request",

@@ -19,6 +19,7 @@ import click
 
 from tq import __version__
 from tq.cli.completion import completion_command
+from tq.cli.db import db_group
 from tq.cli.dead import dead_group
 from tq.cli.exits import EXIT_MEANINGS, Exit, Fault, say
 from tq.cli.keys import keys_group
@@ -220,7 +221,7 @@ def doctor(*, as_json: bool, **flags: str | None) -> Exit:
     return Exit.FAILED if any(check.status is Status.FAIL for check in checks) else Exit.OK
 
 
-_GROUPS: Final = (tasks_group, dead_group, queues_group, schedules_group, keys_group)
+_GROUPS: Final = (tasks_group, dead_group, queues_group, schedules_group, keys_group, db_group)
 _SINGLE: Final = (workers_command, servers_command, top_command, tail_command, completion_command)
 for _command in (*_GROUPS, *_SINGLE):
     cli.add_command(_command)

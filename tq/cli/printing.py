@@ -21,6 +21,9 @@ from tq.logs import printable
 Row = Sequence[object]
 
 GAP: Final = "  "
+BAR: Final = 20
+CLEAR: Final = "\r\x1b[K"
+"""Takes away what is on the line of the terminal."""
 COLUMN_MIN: Final = 6
 """Columns of the screen that a cell keeps, however narrow the screen is."""
 _UNITS: Final = ((86_400, "d"), (3_600, "h"), (60, "m"), (1, "s"))
@@ -40,6 +43,12 @@ def is_terminal() -> bool:
 def note(line: str) -> None:
     """A message beside the data: one line on stderr."""
     click.echo("tq: " + printable(line), err=True)
+
+
+def bar(fraction: float) -> str:
+    """How far something is."""
+    full = round(max(0.0, min(1.0, fraction)) * BAR)
+    return f"[{'#' * full}{'.' * (BAR - full)}] {fraction:4.0%}"
 
 
 # JSON

@@ -14,15 +14,13 @@ from tq.cli.asking import Api, part
 from tq.cli.exits import Exit, Fault
 from tq.cli.following import outcome
 from tq.cli.payload import task_fields
-from tq.cli.printing import cell, cut, print_json
+from tq.cli.printing import CLEAR, bar, cell, cut, print_json
 from tq.core.task import FINAL, State
 
 HOLD_S: Final = 30.0
 """Seconds that one request waits for a task to end, before the next."""
 DRAW_S: Final = 0.5
 """The same while somebody looks at how far it is."""
-BAR: Final = 20
-_CLEAR: Final = "\r\x1b[K"
 
 
 def run(api: Api, fields: dict[str, Any], *, wait_ms: int | None, as_json: bool) -> Exit:
@@ -65,12 +63,12 @@ def _wait_final(api: Api, task: dict[str, Any], wait_ms: int) -> dict[str, Any]:
         while task["state"] not in FINAL and (left := ends - time.monotonic()) > 0:
             if is_watched:
                 click.echo(
-                    _CLEAR + progress_line(task, shutil.get_terminal_size().columns), err=True, nl=False
+                    CLEAR + progress_line(task, shutil.get_terminal_size().columns), err=True, nl=False
                 )
             task = _hold(api, task["id"], min(left, DRAW_S if is_watched else HOLD_S))
     finally:
         if is_watched:
-            click.echo(_CLEAR, err=True, nl=False)
+            click.echo(CLEAR, err=True, nl=False)
     return task
 
 
@@ -94,8 +92,7 @@ def progress_line(task: Mapping[str, Any], width: int) -> str:
     fraction = progress.get("fraction")
     words = [cell(task["state"])]
     if fraction is not None:
-        full = round(max(0.0, min(1.0, fraction)) * BAR)
-        words += [f"[{'#' * full}{'.' * (BAR - full)}] {fraction:4.0%}"]
+        words += [bar(fraction)]
     if progress.get("message"):
         words += [cell(progress["message"])]
     # The last column stays free: some terminals would begin a new line.

@@ -9,6 +9,9 @@ import msgspec
 from tq.core.task import Json, ServerId
 from tq.core.wire import TypeDefaults
 
+DEAD_AFTER_MS: Final = 15_000
+"""A server that was not seen for so long is dead, and what it ran is taken back."""
+
 
 class ServerInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a server is, and what it does now.

@@ -26,7 +26,7 @@ from tq.core.errors import StorageUnavailable
 from tq.core.events import Event, LeaderElected, ServerRejoined
 from tq.core.ops import LETTER_KEPT_MS, Announce, Beat, Beaten, Lead, Led, Letter
 from tq.core.queries import LETTERS_MAX, GetNews, GetServers, Held, News, Seat, ServerRow
-from tq.core.servers import ServerInfo, read_server, server_text
+from tq.core.servers import DEAD_AFTER_MS, ServerInfo, read_server, server_text
 from tq.core.task import ServerId
 from tq.core.wire import TypeDefaults
 from tq.engine.backoff import Backoff
@@ -40,8 +40,6 @@ from tq.engine.watchers import Watchers
 from tq.storage.store import Store
 
 BEAT_EVERY_S: Final = 5.0
-DEAD_AFTER_MS: Final = 15_000
-"""A server that was not seen for so long is dead, and what it ran is taken back."""
 JUDGE_AFTER_S: Final = 6.0
 """A server calls others dead only if it has reached the store all this time: after an outage of the store
 every heartbeat is old, and the others get the time for one more."""

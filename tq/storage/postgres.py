@@ -25,9 +25,10 @@ from typing import Any, Final, NoReturn, TypeVar, cast
 
 import msgspec
 import psycopg
+from psycopg import errors
 
 from tq.core import queries
-from tq.core.errors import StorageError, StorageUnavailable, TqError
+from tq.core.errors import StorageError, StorageInUse, StorageUnavailable, TqError
 from tq.core.limits import QueueRules
 from tq.core.ops import SCHEDULES_MAX, AnyOp, Reply
 from tq.core.queries import Query
@@ -87,6 +88,7 @@ class PostgresStore:
     Raises:
         InvalidInput: Not such a URL.
         SchemaMismatch: The tables are those of a newer tq.
+        StorageInUse: It is being copied, or copied into.
         StorageUnavailable: It is out of reach, or does not let us in, or not make the tables.
         StorageError: It is too old, or set up so that it may lose what it has acknowledged.
     """
@@ -107,7 +109,7 @@ class PostgresStore:
         try:
             with told_as_ours(self._target):
                 migrate(self._writer, self._target, migrations())
-                [(self._writer_id,)] = self._writer.execute(sql.INSERT_WRITER, (self._clock(0),)).fetchall()
+                self._writer_id = self._enlist(self._writer)
         except BaseException:
             close_quietly(self._writer)
             raise
@@ -123,6 +125,14 @@ class PostgresStore:
         beside -= self._listens
         self._readers = Readers(self._target, application=name, limit=min(beside, READERS_MAX))
         self._tidying = Tidying(self._readers)
+
+    def _enlist(self, db: Connection) -> int:
+        """The number of a new writer."""
+        try:
+            [(writer,)] = db.execute(sql.INSERT_WRITER, (self._clock(0),)).fetchall()
+        except errors.LockNotAvailable:
+            raise StorageInUse(f"{self._target.name} is being copied: start when that has ended") from None
+        return int(writer)
 
     def _connect(self) -> Connection:
         return connect(self._target, application=self._name, durable=self._durable)

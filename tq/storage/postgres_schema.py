@@ -39,7 +39,7 @@ def migrate(db: Connection, target: Target, scripts: Sequence[str]) -> None:
         SchemaMismatch: The tables are those of a newer tq.
         StorageUnavailable: There are none, and this role may not make them.
     """
-    if _version(db, target) == len(scripts):
+    if schema_version(db, target) == len(scripts):
         return
     with db.transaction():
         # Others may take as long as a large migration does.
@@ -60,7 +60,7 @@ def migrate(db: Connection, target: Target, scripts: Sequence[str]) -> None:
 def describe(db: Connection, target: Target) -> str:
     """What there is of tq, in a few words. Raises SchemaMismatch."""
     with told_as_ours(target):
-        version, known = _version(db, target), len(migrations())
+        version, known = schema_version(db, target), len(migrations())
     found = f"schema {target.schema} has version {version}" if version else "the first start makes the tables"
     upgraded = f", which the next start brings to {known}" if 0 < version < known else ""
     return f"{target.name}, version {db.info.server_version // 10_000}: {found}{upgraded}"
@@ -71,7 +71,8 @@ def _lock_of(target: Target) -> int:
     return -1 - crc32(target.schema.encode()) % 2**30
 
 
-def _version(db: Connection, target: Target) -> int:
+def schema_version(db: Connection, target: Target) -> int:
+    """The version of the tables, 0 if there are none. Raises SchemaMismatch."""
     [(has_table,)] = db.execute(HAS_TABLE, (target.schema,)).fetchall()
     if not has_table:
         return 0
@@ -90,7 +91,7 @@ def _run(db: Connection, target: Target, scripts: Sequence[str]) -> None:
     [(has_schema,)] = db.execute(HAS_SCHEMA, (target.schema,)).fetchall()
     if not has_schema:
         db.execute(f"CREATE SCHEMA {quoted(target.schema)}")
-    done = _version(db, target)
+    done = schema_version(db, target)
     [(has_table,)] = db.execute(HAS_TABLE, (target.schema,)).fetchall()
     if not has_table:
         db.execute(CREATE_VERSIONS)

@@ -124,7 +124,7 @@ def open_writer(path: Path, *, durable: bool, vfs: str | None) -> apsw.Connectio
             db.set_busy_timeout(BUSY_TIMEOUT_MS)
             version = schema_version(db, path)
             _set_up(db, path, durable=durable)
-            migrate(db, _migrations(), done=version)
+            migrate(db, migrations(), done=version)
         except BaseException:
             db.close(True)
             raise
@@ -142,6 +142,19 @@ def open_reader(path: Path, *, vfs: str | None) -> apsw.Connection:
     return db
 
 
+def open_unchanged(path: Path) -> apsw.Connection:
+    """A reader of *path* that leaves no files behind.
+
+    A plain reader makes the log and the shared memory if they are not there, and nobody would take them
+    away. After a crash they are there, and have to be read, and so they are while a server has it.
+    """
+    log = path.with_name(path.name + "-wal")
+    if log.exists():
+        return open_reader(path, vfs=None)
+    address = path.absolute().as_uri() + "?immutable=1"
+    return apsw.Connection(address, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+
+
 def schema_version(db: apsw.Connection, path: Path) -> int:
     """The version of the schema in the file, 0 if it is empty. Raises SchemaMismatch."""
     if db.pragma("application_id") != APPLICATION_ID:
@@ -149,7 +162,7 @@ def schema_version(db: apsw.Connection, path: Path) -> int:
             raise SchemaMismatch(f"{path} is a database of another program: give another path")
         return 0
     version = int(str(db.pragma("user_version")))
-    known = len(_migrations())
+    known = len(migrations())
     if version > known:
         raise SchemaMismatch(
             f"{path} has schema version {version}, this tq knows up to {known}: use a newer tq",
@@ -172,7 +185,7 @@ def _set_up(db: apsw.Connection, path: Path, *, durable: bool) -> None:
     db.wal_autocheckpoint(CHECKPOINT_PAGES)
 
 
-def _migrations() -> list[str]:
+def migrations() -> list[str]:
     """The statements of each migration, the one to version 1 first."""
     folder = files("tq.storage").joinpath("migrations", "sqlite")
     found = sorted((entry for entry in folder.iterdir() if entry.name.endswith(".sql")), key=lambda e: e.name)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -123,6 +124,41 @@ class Store(Protocol):
         ...
 
 
+@contextmanager
+def needs_psycopg(field: str) -> Iterator[None]:
+    """Imports inside need psycopg. Raises InvalidInput if it is not there."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name != "psycopg":
+            raise
+        raise InvalidInput(
+            "a store on PostgreSQL needs psycopg: pip install 'tq[postgres]'", field=field
+        ) from None
+
+
+def place_of(url: str, *, field: str = "store") -> Path | str | None:
+    """What *url* names: a file of SQLite, a URL of PostgreSQL, or None, the memory of this process.
+
+    Raises:
+        InvalidInput: None of these.
+    """
+    if url == "memory:":
+        return None
+    scheme, separator, path = url.partition(":///")
+    if scheme == "sqlite" and separator and path:
+        return Path(path)
+    if url.partition("://")[0] in ("postgresql", "postgres"):
+        return url
+    # What has an @ may have a password.
+    shown = url if "@" not in url else repr(url.partition(":")[0])
+    raise InvalidInput(
+        f"cannot open store {shown}: use sqlite:///./tq.db, sqlite:////var/lib/tq.db,"
+        " postgresql://user@host/database or memory:",
+        field=field,
+    )
+
+
 def open_store(url: str, *, durable: bool = True) -> Store:
     """Open the store that *url* names, making it if it is not there.
 
@@ -135,28 +171,16 @@ def open_store(url: str, *, durable: bool = True) -> Store:
         SchemaMismatch: Not made by a version of tq that this one understands.
         StorageUnavailable: It cannot be opened or made.
     """
-    if url == "memory:":
-        from tq.storage.memory import MemoryStore
+    match place_of(url):
+        case None:
+            from tq.storage.memory import MemoryStore
 
-        return MemoryStore()
-    scheme, separator, path = url.partition(":///")
-    if scheme == "sqlite" and separator and path:
-        from tq.storage.sqlite import SqliteStore
+            return MemoryStore()
+        case Path() as path:
+            from tq.storage.sqlite import SqliteStore
 
-        return SqliteStore(Path(path), durable=durable)
-    if url.partition("://")[0] in ("postgresql", "postgres"):
-        try:
-            from tq.storage.postgres import PostgresStore
-        except ModuleNotFoundError as error:
-            if error.name != "psycopg":
-                raise
-            raise InvalidInput(
-                "a store on PostgreSQL needs psycopg: pip install 'tq[postgres]'", field="store"
-            ) from None
-
-        return PostgresStore(url, durable=durable)
-    raise InvalidInput(
-        f"cannot open store {url if '@' not in url else url.partition(':')[0]!r}: use sqlite:///./tq.db, sqlite:////var/lib/tq.db,"
-        " postgresql://user@host/database or memory:",
-        field="store",
-    )
+            return SqliteStore(path, durable=durable)
+        case str():
+            with needs_psycopg("store"):
+                from tq.storage.postgres import PostgresStore
+            return PostgresStore(url, durable=durable)

@@ -23,7 +23,8 @@ import trio.testing
 
 from tq.context import Context
 from tq.core.errors import ShuttingDown, StorageUnavailable
-from tq.engine.fleet import BEAT_EVERY_S, DEAD_AFTER_MS, NEWS_EVERY_S
+from tq.core.servers import DEAD_AFTER_MS
+from tq.engine.fleet import BEAT_EVERY_S, NEWS_EVERY_S
 from tq.engine.server import Settings
 from tq.storage.memory import MemoryStore
 from tq.testing.faults import FaultyStore, Freezer
