@@ -18,7 +18,7 @@ const changed = new Set();
 
 /** Gather what happens, from now on; gives the way out. */
 export function keepHistory() {
-  get(`v1/tasks?state=ended&limit=${SEED}`).then(({ tasks }) => {
+  get(`v1/tasks?state=ended&view=brief&limit=${SEED}`).then(({ tasks }) => {
     history.seed(tasks);
     changed.forEach(each => each());
   }, () => {});
