@@ -202,7 +202,7 @@ export const Card = ({ title, note, actions, children, kind = "" }) => html`<sec
   ${children}
 </section>`;
 
-const GLYPHS = { blocked: "◌", scheduled: "◷", pending: "○", running: "◐", retrying: "↻", succeeded: "✓", failed: "✕", cancelled: "–", paused: "‖", busy: "◐", idle: "○", overran: "!" };
+const GLYPHS = { blocked: "◌", scheduled: "◷", pending: "○", running: "◐", retrying: "↻", succeeded: "✓", failed: "✕", cancelled: "–", paused: "‖", busy: "◐", idle: "○", overran: "!", leads: "★", drains: "↓" };
 
 export const State = ({ state, reason }) => html`<span class=${`state ${state}`}><span class="glyph" aria-hidden="true">${GLYPHS[state] ?? "·"}</span>
   ${state}${reason && reason !== "ok" && reason !== "error" ? html`<small> ${reason}</small>` : ""}</span>`;
