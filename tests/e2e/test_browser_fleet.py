@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 
 import pytest
 from browser import Desk, sit_down
@@ -14,15 +13,16 @@ pytest_plugins = ("browser_fixture", "postgres_fixtures", "site_fixture")
 
 
 @pytest.fixture
-def fleet(site: Site, postgres_url: str) -> Iterator[tuple[Server, Server]]:
+def fleet(site: Site, postgres_url: str) -> tuple[Server, Server]:
     """Two servers on one store, of which the first leads."""
     one = site.start("shop_app:app", store=postgres_url, workers=3)
     other = site.start("other_app:app", store=postgres_url, workers=2, grace=60)
-    yield one, other
+    return one, other
 
 
 def row(page: Page, server_id: str) -> str:
-    return page.get_by_role("region", name="Servers").get_by_role("row").filter(has_text=server_id).inner_text()
+    rows = page.get_by_role("region", name="Servers").get_by_role("row")
+    return rows.filter(has_text=server_id).inner_text()
 
 
 def test_servers_are_told_apart_and_lead_to_each_other(
@@ -37,7 +37,8 @@ def test_servers_are_told_apart_and_lead_to_each_other(
         expect(page.locator(".tiles")).to_contain_text("workers of 2 servers")
         page = desk.open("#/workers")
         expect(page.locator(".note")).to_contain_text("1 other server with 2 workers, 0 of them busy")
-        assert all(word in row(page, known[True]["id"]) for word in ("this one", "leads", "0 of 3", "invoice"))
+        mine = row(page, known[True]["id"])
+        assert all(word in mine for word in ("this one", "leads", "0 of 3", "invoice"))
         elsewhere = row(page, known[False]["id"])
         assert "elsewhere" in elsewhere
         assert f"process {other.process.pid}" in elsewhere
