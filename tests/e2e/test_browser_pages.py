@@ -1,4 +1,4 @@
-"""The dashboard in a real browser: each page is shown to everybody, everywhere, stays quick, and reckons right."""
+"""The dashboard in a real browser: each page is shown, to everybody, everywhere, is quick, reckons right."""
 
 from __future__ import annotations
 

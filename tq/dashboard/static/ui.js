@@ -77,7 +77,11 @@ export function useData(path, { every = 0, on = null, held = false, read = get }
     let again = false;
     const quiet = () => {
       timer = 0;
-      if (again) go();
+      if (!again) return;
+      again = false;
+      // The reader may have begun to read meanwhile.
+      if (now.current.held) setMissed(each => each + 1);
+      else go();
     };
     const go = () => {
       again = false;
