@@ -8,6 +8,9 @@ import pytest
 from browser import Desk, sit_down
 from playwright.sync_api import BrowserContext, Page, expect
 from process import Server, Site
+from tiers import slow
+
+pytestmark = slow
 
 pytest_plugins = ("browser_fixture", "postgres_fixtures", "site_fixture")
 

@@ -63,7 +63,7 @@ function Resize({ data, reload }) {
 }
 
 const Servers = ({ servers }) => html`<${Card} title="Servers" note=${servers.length > 1 ? `${servers.length} share the store` : "this one alone has the store"}>
-  <div class="scroll"><table class="stacked">
+  <div class="scroll"><table class="stacked servers">
     <thead><tr><th>Server</th><th>Role</th><th class="num">Busy</th><th>Handles</th><th>Version</th><th class="num">Up</th><th class="num">Seen</th></tr></thead>
     <tbody>${servers.map(each => html`<${Server} key=${each.id} server=${each} />`)}</tbody></table></div><//>`;
 
