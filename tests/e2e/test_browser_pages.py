@@ -13,9 +13,9 @@ from prefix_proxy import open_proxy
 from process import Server, Site
 from tiers import slow
 
-pytestmark = slow
-
 from tq.dashboard.files import dashboard
+
+pytestmark = slow
 
 pytest_plugins = ("browser_fixture",)
 
