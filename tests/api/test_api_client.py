@@ -142,6 +142,8 @@ async def test_2500_tasks_are_stored_in_order_and_listed_by_pages(queue: TaskQue
         assert [task.id for task in listed] == [task.id for task in reversed(tasks)]
         assert listed[0].record.payload == {"number": 2499}
         assert next(client.list(page_size=1)).id == tasks[-1].id
+        brief = next(client.list(page_size=1, brief=True)).record
+        assert (brief.id, brief.payload, brief.brief, brief.is_whole) == (tasks[-1].id, None, True, False)
         assert list(client.list(tag="few")) == []
         stats = client.stats()
         assert (stats.states[State.SCHEDULED], stats.totals["submitted"]) == (2500, 2500)
@@ -213,7 +215,7 @@ async def test_an_async_client_does_the_same_on_both_loops(queue: TaskQueue, run
         with pytest.raises(TaskFailed):
             await (await client.submit("fail")).result(10)
         many = await client.submit_many({"type": "hang", "delay": 60} for _ in range(5))
-        listed = [task.id async for task in client.list(type="hang", page_size=2)]
+        listed = [task.id async for task in client.list(type="hang", page_size=2, brief=True)]
         assert listed == [task.id for task in reversed(many)]
         assert (await many[0].cancel()).state is State.CANCELLED
         again = await many[0].retry()

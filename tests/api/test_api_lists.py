@@ -187,6 +187,9 @@ async def test_failures_are_found_by_their_fingerprint(
         ("cursor=-1", "cursor"),
         ("cursor=1.5", "cursor"),
         ("cursor=" + "9" * 30, "cursor"),
+        ("view=", "view"),
+        ("view=short", "view"),
+        ("view=Brief", "view"),
     ],
 )
 async def test_a_bad_value_is_400_and_names_its_parameter(
@@ -298,3 +301,26 @@ async def test_a_task_is_listed_as_it_is_shown_by_itself(
         for task in (await api.get("/v1/tasks")).json["tasks"]:
             assert (await api.get(f"/v1/tasks/{task['id']}")).json == task
         assert api.server.pool.find(TaskId("busy")) is not None
+
+
+async def test_a_brief_list_has_all_but_what_may_be_long_and_its_link_keeps_it_so(
+    queue: TaskQueue, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with open_api(queue, settings=Settings(grace_s=0)) as api:
+        await fill(api)
+        whole = {task["id"]: task for task in (await api.get("/v1/tasks?view=full")).json["tasks"]}
+        first = await api.get("/v1/tasks?view=brief&limit=5")
+        second = await api.get(link(first))
+        brief = {task["id"]: task for answer in (first, second) for task in answer.json["tasks"]}
+        assert list(brief) == list(whole)
+        for task_id, task in whole.items():
+            left_out = {"payload", "result", "logs"} & set(task)
+            assert set(task) - set(brief[task_id]) == left_out
+            assert {**brief[task_id], "errors": []} == {
+                name: value for name, value in task.items() if name not in left_out
+            } | {"errors": []}
+        [error] = brief["broken"]["errors"]
+        assert error["message"] == "No Such Door"
+        assert "traceback" in whole["broken"]["errors"][0]
+        assert "traceback" not in error
+        assert await ids(api, "view=brief&where=payload.user.id:42") == ["later", "ended"]

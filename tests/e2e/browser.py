@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, ViewportSize, sync_playwright
 
 NAMES: Final = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome", "chrome")
 INSTALL_S: Final = 300
@@ -26,6 +26,13 @@ document.addEventListener("securitypolicyviolation", event =>
   console.error("policy:", event.violatedDirective, event.blockedURI, event.sample));
 """
 PATIENCE_MS: Final = 10_000
+SIZE: Final[ViewportSize] = {"width": 1280, "height": 800}
+LEAVE: Final = """() => {
+  document.querySelectorAll("dialog").forEach(each => each.close());
+  document.querySelector(".told button")?.click();
+  location.hash = "#/nowhere";
+}"""
+"""Close what is open, take away what is told, and be on no page."""
 CARRIER: Final = "@sparticuz/chromium@147.0.0"
 CACHE: Final = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "tq-chromium"
 UNBROTLI: Final = """
@@ -108,7 +115,7 @@ def open_profile() -> Iterator[BrowserContext]:
     """A browser as one reader has it: pages share what it keeps of files. Raises NoBrowser."""
     with open_browser() as browser:
         # In the locale C, a browser may give its pages a language that there is not.
-        context = browser.new_context(viewport={"width": 1280, "height": 800}, locale="en-US")
+        context = browser.new_context(viewport=SIZE, locale="en-US")
         context.set_default_timeout(PATIENCE_MS)
         context.grant_permissions(["clipboard-read", "clipboard-write"])
         context.add_init_script(WATCH)
@@ -139,11 +146,23 @@ class Desk:
     complaints: list[str] = field(default_factory=list)
 
     def open(self, address: str = "") -> Page:
-        """Go to a place of the dashboard, such as ``#/tasks``, as one who comes from elsewhere."""
-        self.page.goto("about:blank")
-        self.page.goto(self.base + address)
+        """Go to a place of the dashboard, such as ``#/tasks``; it is loaded unless it is there already."""
+        if not self.page.url.startswith(self.base):
+            self.page.goto(self.base + address)
+        else:
+            self.page.evaluate(LEAVE)
+            self.page.locator("h1", has_text="Nothing here").wait_for()
+            self.page.evaluate("address => { location.hash = address; }", address or "#/overview")
+            if address != "#/nowhere":
+                self.page.locator("h1", has_text="Nothing here").wait_for(state="detached")
         self.page.locator("main h1").wait_for()
         return self.page
+
+    def tidy(self) -> None:
+        """Leave nothing of what one test did to the page to the next."""
+        self.complaints.clear()
+        self.page.set_viewport_size(SIZE)
+        self.page.emulate_media(color_scheme=None)
 
     def forgive(self, text: str) -> None:
         """Take away complaints that have *text* in them: they were wanted."""

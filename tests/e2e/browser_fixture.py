@@ -1,6 +1,7 @@
 """The fixtures of the tests in a real browser. A plugin that modules ask for by name.
 
-Browser and server are shared by the tests of a module; each test has a desk of its own.
+Browser, server and page are shared by the tests of a module: the page is loaded once, and each test has it
+tidied and checks for itself that nothing was complained of.
 """
 
 from __future__ import annotations
@@ -29,7 +30,20 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         site.close()
 
 
-@pytest.fixture
-def desk(profile: BrowserContext, shop: Server) -> Iterator[Desk]:
-    with sit_down(profile, f"http://127.0.0.1:{shop.port}/") as opened:
+@pytest.fixture(scope="module")
+def place(shop: Server) -> str:
+    """Where the dashboard of the module is; a module may have another."""
+    return f"http://127.0.0.1:{shop.port}/"
+
+
+@pytest.fixture(scope="module")
+def shared_desk(profile: BrowserContext, place: str) -> Iterator[Desk]:
+    with sit_down(profile, place) as opened:
         yield opened
+
+
+@pytest.fixture
+def desk(shared_desk: Desk) -> Iterator[Desk]:
+    shared_desk.tidy()
+    yield shared_desk
+    shared_desk.check()

@@ -36,6 +36,7 @@ def failed(server: Server, **more: object) -> str:
 
 
 def test_a_task_is_followed_to_its_end(desk: Desk, shop: Server) -> None:
+    desk.open()
     task_id = shop.submit("report", {"months": 2})
     page = desk.open(f"#/tasks/{task_id}")
     expect(page.locator(".page-note")).to_contain_text("running")

@@ -6,6 +6,7 @@ from collections import Counter
 from random import Random
 from typing import Any, ClassVar, TypeVar
 
+import msgspec
 from storage_kit import NOW, new
 
 from tq.core import ops, queries
@@ -363,9 +364,10 @@ class Chooser:
             queries.OldestPending(),
             queries.GetKeys(),
             queries.GetTask(self.task_id()),
-            queries.ListTasks(
+            listed := queries.ListTasks(
                 self.filter(), self.pick(0, 1, 3, 100), self.maybe(0.3, self.random.randrange(400))
             ),
+            msgspec.structs.replace(listed, brief=True),
             queries.GetFailureGroups(self.pick(0, 1, 100)),
             queries.GetSchedules(self.pick("", *SCHEDULES), self.pick(0, 1, 100)),
             queries.GetSchedule(self.pick(*SCHEDULES)),

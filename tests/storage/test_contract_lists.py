@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
-from storage_kit import NOW, claim, do, finish, new, submit, task
+from storage_kit import NOW, claim, do, failure, finish, new, submit, task
 
 from tq.core import ops, queries
 from tq.core.queries import FailureGroup, ListTasks, OldestPending, PayloadMatch, TaskFilter, TaskPage
-from tq.core.task import AttemptError, Json, Reason, State, TaskId
+from tq.core.task import AttemptError, Json, LogLine, Progress, Reason, State, TaskId
 from tq.storage.store import Store
 
 pytest_plugins = ("every_store",)
@@ -115,6 +116,42 @@ def test_filter_means_all_that_is_so(crowd: Store, wanted: dict[str, Any], expec
 
 def test_list_shows_tasks_whole(crowd: Store) -> None:
     assert page(crowd, 500).tasks == tuple(task(crowd, name) for name in "fedcba")
+
+
+LONG = Json('"' + "x" * 100_000 + '"')
+"""A payload or result that no store keeps beside the rest of a task."""
+
+
+@pytest.mark.parametrize("wanted", [{}, {"error": "late"}, {"payload": PayloadMatch(("a",), (LONG,))}])
+def test_brief_list_leaves_out_what_may_be_long(store: Store, wanted: dict[str, Any]) -> None:
+    do(store, ops.Submit(new("a", payload=f'{{"a":{LONG}}}', tags=("x",))))
+    for attempt in (1, 2):
+        [lease] = claim(store)
+        failed = failure(attempt, f"late {attempt}")
+        failed = msgspec.structs.replace(failed, traceback="line 1", frame="a.py:f")
+        do(store, finish(lease, State.RETRYING, Reason.ERROR, run_at=NOW, error=failed))
+        do(store, ops.Promote())
+    [lease] = claim(store)
+    do(store, ops.Note(A, lease.generation, Progress(0.5), (LogLine(NOW, 3, "half"),)))
+    do(store, finish(lease, result=LONG))
+    whole = task(store, "a")
+    assert (len(whole.errors), len(whole.logs), whole.result) == (2, 1, LONG)
+
+    [listed] = store.read(ListTasks(TaskFilter(**wanted), 10, brief=True)).tasks
+
+    assert (listed.payload, listed.result, listed.logs) == ("null", None, ())
+    assert listed.errors == (
+        AttemptError(2, NOW + 2, Reason.ERROR, "ValueError", "late 2", None, 7, "a.py:f"),
+    )
+    kept = {name: getattr(whole, name) for name in ("payload", "result", "logs", "errors")}
+    assert msgspec.structs.replace(listed, **kept) == whole
+
+
+def test_brief_pages_are_those_of_whole_tasks(crowd: Store) -> None:
+    first = crowd.read(ListTasks(TaskFilter(), 4, brief=True))
+    assert names(first) == "f e d c"
+    assert first.next == page(crowd, 4).next
+    assert names(crowd.read(ListTasks(TaskFilter(), 4, first.next, brief=True))) == "b a"
 
 
 def test_empty_store_lists_nothing(store: Store) -> None:

@@ -95,6 +95,10 @@ PARAMETERS: Final[dict[str, tuple[Schema, str]]] = {
     ),
     "limit": ({"type": "integer", "minimum": 1, "maximum": PAGE_MAX}, "how many at most"),
     "cursor": ({"type": "string", "pattern": "^[A-Za-z0-9_.:~-]{1,64}$"}, "the next of the page before"),
+    "view": (
+        {"enum": ["full", "brief"], "default": "full"},
+        "brief: without payload, result and logs, and of the errors the last alone, without its traceback",
+    ),
     "last_event_id": (
         {"type": "string", "maxLength": EVENT_ID_MAX},
         "the id of the last event that came, to go on after it; the header Last-Event-ID counts before it",

@@ -132,7 +132,7 @@ ROUTES: Final = (
         narrows=True,
         name="list_tasks",
         summary="tasks by state, queue, type, tag and more, newest first",
-        query=frozenset({*FILTER_FIELDS, "limit", "cursor"}),
+        query=frozenset({*FILTER_FIELDS, "limit", "cursor", "view"}),
         answers={200: "TaskPage"},
         refuses=_READ,
     ),

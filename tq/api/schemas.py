@@ -7,7 +7,7 @@ themselves; those that `tq.core.views` builds are described here, and tests hold
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from typing import Any, Final
 
 import msgspec
@@ -312,8 +312,13 @@ _LIMITS: Final = {
 }
 
 
-def _task() -> Schema:
-    always = {
+_LONG: Final = frozenset({"payload", "result"})
+"""What a brief view leaves out of what every task has."""
+
+
+def _task(left_out: Set[str] = frozenset()) -> Schema:
+    """A task; in some answers, what is *left_out* may be absent."""
+    always: dict[str, Schema] = {
         "id": TASK_ID,
         "type": NAME,
         "queue": NAME,
@@ -332,7 +337,8 @@ def _task() -> Schema:
         "result": {"description": "what its handler returned"},
         "errors": listed(ref("AttemptError"), HISTORY_MAX),
     }
-    return record("A task. What does not apply to it is absent.", always, _TASK_SOMETIMES)
+    sometimes = {name: always.pop(name) for name in sorted(left_out)} | _TASK_SOMETIMES
+    return record("A task. What does not apply to it is absent.", always, sometimes)
 
 
 _TASK_SOMETIMES: Final[dict[str, Schema]] = {
@@ -396,6 +402,7 @@ def _parts() -> dict[str, Schema]:
     brief = {"id": TASK_ID, "type": NAME, "queue": NAME, "state": ref("State")}
     return {
         "Task": _task(),
+        "ListedTask": _task(_LONG),
         "Schedule": _schedule(),
         "AttemptError": record(
             "What went wrong in one attempt.",
@@ -450,7 +457,10 @@ def _wholes() -> dict[str, Schema]:
     return {
         "Submitted": {"anyOf": [ref("Task"), ref("Created")]},
         "Tree": record("more: it was cut off.", {"tree": ref("Branch"), "more": TRUTH}),
-        "TaskPage": record("Newest first.", {"tasks": listed(ref("Task"), PAGE_MAX), "next": cursor}),
+        "TaskPage": record(
+            "Newest first; payload and result are there unless the view is brief.",
+            {"tasks": listed(ref("ListedTask"), PAGE_MAX), "next": cursor},
+        ),
         "Stored": stored | {"properties": stored["properties"] | {"state": ref("State")}},
         "BatchLine": {
             "description": "The answer to one line: its task is stored, or what is wrong with it; stopped: "

@@ -31,7 +31,7 @@ def list_command(*, api: Api, wanted: dict[str, Any], limit: int, as_tasks: bool
     from tq.cli.tasks import PAGE_MAX, each_task, print_tasks
 
     if as_tasks or wanted:
-        found = each_task(api, _failed(wanted), limit)
+        found = each_task(api, _failed(wanted), limit, whole=as_json)
         print_tasks(islice(found, limit), as_json=as_json)
         return
     answer = api.get("/v1/failures", {"limit": min(limit, PAGE_MAX)}, has="groups")

@@ -45,16 +45,23 @@ def list_command(
     """List tasks, newest first. All filters that are given must hold."""
     from tq.cli.printing import note
 
-    found = each_task(api, wanted, PAGE_MAX if everything else limit)
+    found = each_task(api, wanted, PAGE_MAX if everything else limit, whole=as_json)
     print_tasks(found if everything else islice(found, limit), as_json=as_json)
     if not everything and next(found, None) is not None:
         note(f"there are more than {limit}: see --limit and --all")
     return None
 
 
-def each_task(api: Api, wanted: Mapping[str, Any], limit: int) -> Iterator[dict[str, Any]]:
-    """The tasks that *wanted* means, newest first, page after page of *limit* or what a page may have."""
+def each_task(
+    api: Api, wanted: Mapping[str, Any], limit: int, *, whole: bool = True
+) -> Iterator[dict[str, Any]]:
+    """The tasks that *wanted* means, newest first, page after page of *limit* or what a page may have.
+
+    Unless *whole*, they have no more than a line of a table shows: no payload, for one.
+    """
     query: dict[str, object] = {**wanted, "limit": min(limit, PAGE_MAX)}
+    if not whole:
+        query["view"] = "brief"
     while True:
         page = api.get("/v1/tasks", query, has="tasks")
         yield from page["tasks"]

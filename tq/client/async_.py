@@ -119,12 +119,12 @@ class AsyncClient:
         return await self._task(self._api.get(id))
 
     async def list(
-        self, *, page_size: int = 100, **filters: Unpack[Filters]
+        self, *, page_size: int = 100, brief: bool = False, **filters: Unpack[Filters]
     ) -> AsyncGenerator[AsyncTask, None]:
         """The tasks that *filters* mean, newest first: see `tq.Client.list`."""
         cursor: str | None = None
         while True:
-            page = await self._run(self._api.page(filters, limit=page_size, cursor=cursor))
+            page = await self._run(self._api.page(filters, limit=page_size, cursor=cursor, brief=brief))
             for record in page.tasks:
                 yield AsyncTask(self, record)
             cursor = page.next

@@ -43,7 +43,8 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A task as a server showed it. Instants know their zone, UTC; durations are seconds.
 
     The answer to a submit is short: what a server did not say is as if it did not apply (`is_whole`).
-    ``duplicate``: the submit stored nothing, this task was there.
+    ``duplicate``: the submit stored nothing, this task was there. ``brief``: it is of a list that was to be
+    so, without payload, result and logs, and with the last error alone, untraced.
     """
 
     id: str
@@ -82,6 +83,7 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: datetime | None = None
     traceparent: str | None = None
     duplicate: bool = False
+    brief: bool = False
 
     @property
     def has_ended(self) -> bool:
@@ -91,7 +93,7 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_whole(self) -> bool:
         """Whether the server showed all of it: its payload, result and errors too."""
-        return self.created_at is not None
+        return self.created_at is not None and not self.brief
 
 
 class TaskEvent(msgspec.Struct, frozen=True, kw_only=True):

@@ -120,13 +120,19 @@ class Api:
         answer = yield from exchange(call, self.rules, self.seams)
         return accepted(answer, TaskRecord)
 
-    def page(self, filters: Mapping[str, object], *, limit: int, cursor: str | None) -> Talk[Page]:
-        """One page of the list of those that the *filters* mean, newest first."""
+    def page(
+        self, filters: Mapping[str, object], *, limit: int, cursor: str | None, brief: bool = False
+    ) -> Talk[Page]:
+        """One page of the list of those that the *filters* mean, newest first; see `TaskRecord.brief`."""
         query = {name: _text(value) for name, value in filters.items() if value is not None}
         query |= {"limit": str(limit)} | ({} if cursor is None else {"cursor": cursor})
+        query |= {"view": "brief"} if brief else {}
         call = Call(method="GET", path=f"/v1/tasks?{urlencode(query)}")
         answer = yield from exchange(call, self.rules, self.seams)
-        return accepted(answer, Page)
+        page = accepted(answer, Page)
+        if brief:
+            page = Page(tuple(msgspec.structs.replace(each, brief=True) for each in page.tasks), page.next)
+        return page
 
     def change_many(
         self,

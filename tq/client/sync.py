@@ -137,15 +137,18 @@ class Client:
         """The task with this *id*, as it is now. Raises NotFound."""
         return self._task(self._api.get(id))
 
-    def list(self, *, page_size: int = 100, **filters: Unpack[Filters]) -> Generator[Task, None, None]:
+    def list(
+        self, *, page_size: int = 100, brief: bool = False, **filters: Unpack[Filters]
+    ) -> Generator[Task, None, None]:
         """The tasks that *filters* mean, newest first; pages are asked for as they are needed.
 
         Args:
             page_size: Tasks in one answer, 1 to 500.
+            brief: Leave out payloads, results, logs, and of the errors all but the last, untraced.
         """
         cursor: str | None = None
         while True:
-            page = self._run(self._api.page(filters, limit=page_size, cursor=cursor))
+            page = self._run(self._api.page(filters, limit=page_size, cursor=cursor, brief=brief))
             yield from (Task(self, record) for record in page.tasks)
             cursor = page.next
             if cursor is None:

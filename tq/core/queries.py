@@ -73,11 +73,14 @@ class ListTasks(Query[TaskPage], frozen=True):
     """The tasks that *filter* means, newest arrival first, from *before* on (a ``next``), at most *limit*.
 
     Tasks do not move in this order, so that pages neither repeat nor miss one that matches all the time.
+    With *brief* each is as `tq.core.task.brief` leaves it, and what that leaves out is not even read, but to
+    look for ``payload`` in it.
     """
 
     filter: TaskFilter
     limit: int
     before: int | None = None
+    brief: bool = False
 
 
 class FailureGroup(msgspec.Struct, frozen=True, kw_only=True):

@@ -347,6 +347,12 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     options: Options
 
 
+def brief(task: Task) -> Task:
+    """*task* without what may be long: payload null, no result, no logs, the last error alone, untraced."""
+    last = tuple(msgspec.structs.replace(error, traceback=None) for error in task.errors[-1:])
+    return msgspec.structs.replace(task, payload=Json("null"), result=None, logs=(), errors=last)
+
+
 class Lease(msgspec.Struct, frozen=True, array_like=True):
     """The right to run one task, and what is needed to run it."""
 

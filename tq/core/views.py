@@ -18,7 +18,7 @@ from tq.core.ops import Schedule, Tick
 from tq.core.queries import FailureGroup, Stats
 from tq.core.requests import read_spec
 from tq.core.schedule import Cron, Every, next_ticks
-from tq.core.task import FINAL, AttemptError, LogLine, Options, State, Task
+from tq.core.task import FINAL, AttemptError, LogLine, Options, State, Task, brief
 
 NEXT_TICKS: int = 5
 """The coming ticks that a schedule shows."""
@@ -129,12 +129,19 @@ def _line_view(line: LogLine) -> dict[str, object]:
     return {"at": format_instant(line.at), "attempt": line.attempt, "text": line.text}
 
 
+def brief_view(task: Task, *, cancellable: str | None = None) -> dict[str, object]:
+    """*task* as a list shows it that is to be brief: what `tq.core.task.brief` leaves out is absent."""
+    view = task_view(brief(task), cancellable=cancellable)
+    del view["payload"], view["result"]
+    return view
+
+
 def task_json(task: Task, *, cancellable: str | None = None) -> bytes:
     """*task* as the JSON that the API answers with."""
     return msgspec.json.encode(task_view(task, cancellable=cancellable))
 
 
-def brief_view(task: Task) -> dict[str, object]:
+def line_view(task: Task) -> dict[str, object]:
     """*task* as one line of a tree."""
     view: dict[str, object] = {"id": task.id, "type": task.type, "queue": task.queue, "state": task.state}
     return view | _present({"reason": task.reason, "progress": task.progress})

@@ -85,7 +85,7 @@ async def change_all(
     left, changed = limit, 0
     before: int | None = None
     while True:
-        page = await read(ListTasks(wanted, min(PAGE_MAX, left), before))
+        page = await read(ListTasks(wanted, min(PAGE_MAX, left), before, brief=True))
         left -= len(page.tasks)
         if page.tasks and not dry_run:
             replies = await ledger.ask_each([_op(action, task.id, cascade=cascade) for task in page.tasks])
@@ -143,7 +143,7 @@ async def _children(read: Reads, parent_id: TaskId, limit: int) -> tuple[list[Ta
     before: int | None = None
     while True:
         asked = min(PAGE_MAX, limit - len(found) + 1)
-        page = await read(ListTasks(TaskFilter(parent_id=parent_id), asked, before))
+        page = await read(ListTasks(TaskFilter(parent_id=parent_id), asked, before, brief=True))
         found += page.tasks
         if len(found) > limit:
             # Newest first came first: the oldest would be cut off, so these are.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from tq.core.queries import FailureGroup, ListTasks, TaskFilter, TaskPage
-from tq.core.task import State, Task, TaskId
+from tq.core.task import State, Task, TaskId, brief
 from tq.storage.matching import is_in, is_told
 
 
@@ -18,7 +18,7 @@ def page(query: ListTasks, newest_first: Iterable[Task], arrivals: dict[TaskId, 
         if matches(query.filter, task):
             if len(found) == query.limit:
                 return TaskPage(tuple(found), arrivals[found[-1].id] if found else None)
-            found.append(task)
+            found.append(brief(task) if query.brief else task)
     return TaskPage(tuple(found), None)
 
 

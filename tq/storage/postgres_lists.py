@@ -14,7 +14,7 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from tq.core.queries import FailureGroup, LaneCount, ListTasks, Stats, TaskFilter, TaskPage
-from tq.core.task import FINAL, HISTORY_MAX, AttemptError, State, Task, TaskId
+from tq.core.task import FINAL, HISTORY_MAX, AttemptError, State, Task, TaskId, brief
 from tq.storage.matching import is_in, is_told, lowered
 from tq.storage.postgres_link import Row, Talk
 from tq.storage.postgres_sql import numbers
@@ -36,29 +36,43 @@ FAILED: Final = STATE_CODE[State.FAILED]
 CANCELLED: Final = STATE_CODE[State.CANCELLED]
 SUCCEEDED: Final = STATE_CODE[State.SUCCEEDED]
 
+_LAST_ERROR = f"errors.seq = lives.seq AND errors.slot = (lives.failures - 1) % {HISTORY_MAX}"
 # A row of it is what records.task_of reads.
-SELECT_TASKS: Final = """
-SELECT tasks.id, lanes.type, lanes.queue, lanes.key, lives.state, lives.reason, tasks.payload, -lives.urgency,
+_SELECT_TASKS = """
+SELECT tasks.id, lanes.type, lanes.queue, lanes.key, lives.state, lives.reason, {payload}, -lives.urgency,
        lives.attempt, lives.max_attempts, lives.crashes, lives.generation, lives.timeout_ms, tasks.retry,
        lives.result_ttl_ms, tasks.created_at, lives.run_at, lives.started_at, lives.finished_at, lives.worker,
-       lives.server, lives.cancel_reason, lives.result,
-       CASE WHEN lives.failures > 0 THEN
-           (SELECT '[' || string_agg(entry, ',' ORDER BY n) || ']'
-            FROM errors WHERE errors.seq = tasks.seq) END,
-       lives.blockers, lives.fingerprint, lives.progress,
-       CASE WHEN lives.logged > 0 THEN
-           (SELECT '[' || string_agg(line, ',' ORDER BY n) || ']' FROM logs WHERE logs.seq = tasks.seq) END,
-       lives.options
+       lives.server, lives.cancel_reason, {result},
+       CASE WHEN lives.failures > 0 THEN {errors} END,
+       lives.blockers, lives.fingerprint, lives.progress, {logs}, lives.options
 """
+SELECT_TASKS: Final = _SELECT_TASKS.format(
+    payload="tasks.payload",
+    result="lives.result",
+    errors="""
+           (SELECT '[' || string_agg(entry, ',' ORDER BY n) || ']'
+            FROM errors WHERE errors.seq = tasks.seq)""",
+    logs="""
+       CASE WHEN lives.logged > 0 THEN
+           (SELECT '[' || string_agg(line, ',' ORDER BY n) || ']'
+            FROM logs WHERE logs.seq = tasks.seq) END""",
+)
+SELECT_BRIEFLY: Final = _SELECT_TASKS.format(
+    payload="'null'",
+    result="NULL",
+    errors=f"(SELECT '[' || entry || ']' FROM errors WHERE {_LAST_ERROR})",
+    logs="NULL",
+)
 _FROM_TASKS = "FROM tasks JOIN lives ON lives.seq = tasks.seq JOIN lanes ON lanes.id = tasks.lane"
 SELECT_TASK: Final = f"{SELECT_TASKS} {_FROM_TASKS} WHERE tasks.id = $1"
 SELECT_ALL_TASKS: Final = f"{SELECT_TASKS} {_FROM_TASKS} ORDER BY tasks.seq"
-SELECT_LISTED: Final = f"""
-{SELECT_TASKS}
+_LISTED = """
 FROM unnest($1::bigint[]) WITH ORDINALITY AS wanted (seq, place)
 JOIN tasks ON tasks.seq = wanted.seq JOIN lives ON lives.seq = tasks.seq JOIN lanes ON lanes.id = tasks.lane
 ORDER BY wanted.place
 """
+SELECT_LISTED: Final = SELECT_TASKS + _LISTED
+SELECT_LISTED_BRIEFLY: Final = SELECT_BRIEFLY + _LISTED
 SELECT_ALL_HOLDERS: Final = """
 SELECT unique_name, tasks.id FROM lives JOIN tasks ON tasks.seq = lives.seq WHERE holds ORDER BY unique_name
 """
@@ -100,7 +114,6 @@ SELECT least(
     (SELECT next_at FROM schedules WHERE next_at IS NOT NULL ORDER BY next_at, name LIMIT 1)
 )
 """
-_LAST_ERROR = f"errors.seq = lives.seq AND errors.slot = (lives.failures - 1) % {HISTORY_MAX}"
 SELECT_GROUPS: Final = f"""
 SELECT causes.fingerprint, lanes.type, causes.count, tasks.id,
     (SELECT entry FROM errors WHERE {_LAST_ERROR})
@@ -205,6 +218,7 @@ class _Search:
     def __init__(self, talk: Talk, query: ListTasks) -> None:
         self._talk = talk
         self._limit = query.limit
+        self._brief = query.brief
         self._wanted = wanted = query.filter
         self._states = frozenset(STATE_CODE[state] for state in wanted.states)
         self._given: dict[str, Any] = {
@@ -338,10 +352,11 @@ ORDER BY candidates.seq DESC"""
         """The tasks *seqs*, and where the page is cut if their texts are too much for one."""
         tasks: list[Task] = []
         size = 0
-        for seq, row in zip(seqs, self._talk.ask(SELECT_LISTED, numbers(seqs)), strict=True):
+        statement = SELECT_LISTED_BRIEFLY if self._brief else SELECT_LISTED
+        for seq, row in zip(seqs, self._talk.ask(statement, numbers(seqs)), strict=True):
             task = task_of(row)
             if _is_told(self._wanted, task):
-                tasks.append(task)
+                tasks.append(brief(task) if self._brief else task)
             size += sum(len(value) for value in row if isinstance(value, str))
             if size > PAGE_BYTES_MAX and seq != seqs[-1]:
                 return tasks, seq

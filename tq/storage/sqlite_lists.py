@@ -14,7 +14,7 @@ import apsw
 import msgspec
 
 from tq.core.queries import FailureGroup, ListTasks, PayloadMatch, TaskPage
-from tq.core.task import FINAL, HISTORY_MAX, AttemptError, Json, State, Task
+from tq.core.task import FINAL, AttemptError, Json, State, Task, brief
 from tq.storage import sqlite_sql as sql
 from tq.storage.matching import is_in
 from tq.storage.records import RUNNING, STATE_CODE, STORE_LANE, task_of, to_json
@@ -53,7 +53,6 @@ BY_LANE: Final = "SELECT seq FROM tasks INDEXED BY tasks_by_lane WHERE lane = {}
 EVERY: Final = "SELECT seq FROM tasks WHERE true"
 
 _PAYLOAD = "ifnull(tasks.payload, (SELECT text FROM texts WHERE texts.seq = tasks.seq AND part = 0))"
-_LAST_ERROR = f"errors.seq = tasks.seq AND errors.slot = (tasks.failures - 1) % {HISTORY_MAX}"
 _IS_IN_LANE = "EXISTS (SELECT 1 FROM lanes WHERE lanes.id = tasks.lane AND {})"
 _CONDITIONS: Final = {
     "tag": "EXISTS (SELECT 1 FROM tags WHERE tags.tag = :tag AND tags.seq = tasks.seq)",
@@ -64,7 +63,7 @@ _CONDITIONS: Final = {
     "created_before": "tasks.created_at < :created_before",
     "error": f"""(
         SELECT instr(lower((entry ->> 'type') || ': ' || (entry ->> 'message')), lower(:error))
-        FROM errors WHERE {_LAST_ERROR})""",
+        FROM errors WHERE {sql.LAST_ERROR})""",
 }
 
 SELECT_SIZES: Final = """
@@ -85,12 +84,12 @@ SELECT seq FROM (
     CROSS JOIN texts ON texts.seq = candidates.seq AND texts.part = 0
 ) WHERE total > :parsed_bytes_max ORDER BY seq DESC LIMIT 1
 """
-SELECT_LISTED: Final = (
-    sql.SELECT_TASKS + "WHERE tasks.seq IN (SELECT value FROM json_each(?1)) ORDER BY tasks.seq DESC"
-)
+_LISTED = "WHERE tasks.seq IN (SELECT value FROM json_each(?1)) ORDER BY tasks.seq DESC"
+SELECT_LISTED: Final = sql.SELECT_TASKS + _LISTED
+SELECT_LISTED_BRIEFLY: Final = sql.SELECT_BRIEFLY + _LISTED
 SELECT_GROUPS: Final = f"""
 SELECT causes.fingerprint, lanes.type, causes.count, tasks.id,
-    (SELECT entry FROM errors WHERE {_LAST_ERROR})
+    (SELECT entry FROM errors WHERE {sql.LAST_ERROR})
 FROM (
     SELECT fingerprint, count(*) AS count, max(seq) AS latest
     FROM tasks INDEXED BY tasks_by_cause WHERE fingerprint IS NOT NULL
@@ -133,6 +132,7 @@ class _Search:
     def __init__(self, db: apsw.Connection, query: ListTasks) -> None:
         self._db = db
         self._limit = query.limit
+        self._brief = query.brief
         self._wanted = wanted = query.filter
         self._states = frozenset(STATE_CODE[state] for state in wanted.states)
         self._bindings: dict[str, Any] = {
@@ -161,6 +161,8 @@ class _Search:
         tasks, cut_at = self._tasks(seqs)
         if self._wanted.payload is not None:
             tasks = [task for task in tasks if is_in(self._wanted.payload, task.payload)]
+        if self._brief:
+            tasks = [brief(task) for task in tasks]
         return TaskPage(tuple(tasks), cut_at or following)
 
     # Candidates
@@ -277,7 +279,10 @@ SELECT json_group_array(seq) FROM (
         """The tasks *seqs*, and where the page is cut if their texts are too much for one."""
         tasks: list[Task] = []
         size = 0
-        for seq, row in zip(seqs, self._db.execute(SELECT_LISTED, (to_json(seqs),)), strict=False):
+        # Where payloads are looked into, they have to be read.
+        briefly = self._brief and self._wanted.payload is None
+        statement = SELECT_LISTED_BRIEFLY if briefly else SELECT_LISTED
+        for seq, row in zip(seqs, self._db.execute(statement, (to_json(seqs),)), strict=False):
             tasks.append(task_of(row))
             size += sum(len(value) for value in row if isinstance(value, str))
             if size > PAGE_BYTES_MAX and seq != seqs[-1]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from tq.core.task import HISTORY_MAX
 from tq.storage.records import PENDING, RUNNING, STORE_LANE, SUBMITTED
 
 PAYLOAD: Final = 0
@@ -165,20 +166,29 @@ DELETE_OLD_RATES: Final = "DELETE FROM rates WHERE tat_us <= ?1"
 # Reading
 
 # A row of it is what sqlite_task.task_of reads.
-SELECT_TASKS: Final = """
-SELECT tasks.id, lanes.type, lanes.queue, lanes.key, state, reason,
-       ifnull(payload, (SELECT text FROM texts WHERE texts.seq = tasks.seq AND part = 0)),
+LAST_ERROR: Final = f"errors.seq = tasks.seq AND errors.slot = (tasks.failures - 1) % {HISTORY_MAX}"
+_SELECT_TASKS = """
+SELECT tasks.id, lanes.type, lanes.queue, lanes.key, state, reason, {payload},
        priority, attempt, max_attempts, crashes, generation, timeout_ms, retry, result_ttl_ms, created_at,
-       run_at, started_at, finished_at, worker, server, cancel_reason,
-       ifnull(result, (SELECT text FROM texts WHERE texts.seq = tasks.seq AND part = 1)),
-       CASE WHEN failures > 0 THEN
-           (SELECT json_group_array(json(entry) ORDER BY n) FROM errors WHERE errors.seq = tasks.seq) END,
-       blockers, fingerprint, progress,
-       CASE WHEN logged > 0 THEN
-           (SELECT json_group_array(json(line) ORDER BY n) FROM logs WHERE logs.seq = tasks.seq) END,
-       options
+       run_at, started_at, finished_at, worker, server, cancel_reason, {result},
+       CASE WHEN failures > 0 THEN {errors} END,
+       blockers, fingerprint, progress, {logs}, options
 FROM tasks JOIN lanes ON lanes.id = tasks.lane
 """
+SELECT_TASKS: Final = _SELECT_TASKS.format(
+    payload="ifnull(payload, (SELECT text FROM texts WHERE texts.seq = tasks.seq AND part = 0))",
+    result="ifnull(result, (SELECT text FROM texts WHERE texts.seq = tasks.seq AND part = 1))",
+    errors="(SELECT json_group_array(json(entry) ORDER BY n) FROM errors WHERE errors.seq = tasks.seq)",
+    logs="""
+       CASE WHEN logged > 0 THEN
+           (SELECT json_group_array(json(line) ORDER BY n) FROM logs WHERE logs.seq = tasks.seq) END""",
+)
+SELECT_BRIEFLY: Final = _SELECT_TASKS.format(
+    payload="'null'",
+    result="NULL",
+    errors=f"(SELECT '[' || entry || ']' FROM errors WHERE {LAST_ERROR})",
+    logs="NULL",
+)
 SELECT_TASK: Final = SELECT_TASKS + "WHERE tasks.id = ?1"
 SELECT_ALL_TASKS: Final = SELECT_TASKS + "ORDER BY tasks.seq"
 SELECT_ALL_HOLDERS: Final = "SELECT name, task_id FROM holders ORDER BY name"

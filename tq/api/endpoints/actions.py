@@ -10,7 +10,7 @@ from tq.core.keys import Caller
 from tq.core.ops import Cancel, Delete, Retry
 from tq.core.requests import check_nothing, read_cancel, read_update
 from tq.core.task import FINAL, TaskId
-from tq.core.views import brief_view, task_json
+from tq.core.views import line_view, task_json
 from tq.engine.bulk import Branch, read_tree
 from tq.engine.server import Server
 
@@ -59,7 +59,7 @@ async def tree(server: Server, request: Request) -> Response:
 
 
 def _tree_view(server: Server, branch: Branch, caller: Caller) -> dict[str, object]:
-    view = brief_view(server.as_it_runs(branch.task))
+    view = line_view(server.as_it_runs(branch.task))
     seen = [child for child in branch.children if caller.may_reach(child.task.queue)]
     return view | {"children": [_tree_view(server, child, caller) for child in seen]}
 

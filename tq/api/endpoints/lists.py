@@ -12,13 +12,15 @@ from tq.api.http import Request, Response, json_response
 from tq.core.errors import InvalidInput
 from tq.core.queries import PAGE_MAX, GetFailureGroups, ListTasks, TaskFilter
 from tq.core.requests import FilterRequest, read_bulk, read_filter
-from tq.core.views import failure_group_view, task_view
+from tq.core.views import brief_view, failure_group_view, task_view
 from tq.engine.bulk import CAN_BE_DONE_TO, Action, Bulk, change_all
 from tq.engine.server import Server
 
 PAGE_DEFAULT: Final = 50
 """Tasks in a page, if the request does not say."""
 _DIGITS_MAX: Final = 18
+VIEWS: Final = {"full": task_view, "brief": brief_view}
+"""How a list may show tasks; the first, if the request does not say."""
 
 
 async def list_tasks(server: Server, request: Request) -> Response:
@@ -26,13 +28,14 @@ async def list_tasks(server: Server, request: Request) -> Response:
     query = dict(request.query)
     limit = _limit(query.pop("limit", None))
     before = _cursor(query.pop("cursor", None))
+    view = _view(query.pop("view", "full"))
     wanted = _filter(query)
     wanted = replace(wanted, queue=request.caller.narrowed(wanted.queue))
-    page = await server.read(ListTasks(wanted, limit, before))
+    page = await server.read(ListTasks(wanted, limit, before, view == "brief"))
     tasks = [server.as_it_runs(task) for task in page.tasks]
     next_cursor = None if page.next is None else str(page.next)
     headers = () if next_cursor is None else (("link", _link(request, next_cursor)),)
-    views = [task_view(task, cancellable=server.cancellable(task)) for task in tasks]
+    views = [VIEWS[view](task, cancellable=server.cancellable(task)) for task in tasks]
     return json_response({"tasks": views, "next": next_cursor}, headers=headers)
 
 
@@ -62,6 +65,13 @@ def _cursor(text: str | None) -> int | None:
             f"cursor: {text[:40]!r} is not allowed: it is the next of another page", parameter="cursor"
         )
     return cursor
+
+
+def _view(text: str) -> str:
+    if text not in VIEWS:
+        allowed = ", ".join(VIEWS)
+        raise InvalidInput(f"view: {text[:40]!r} is not allowed: one of {allowed}", parameter="view")
+    return text
 
 
 def _number(text: str) -> int | None:

@@ -108,17 +108,6 @@ export async function send(method, path, content, options) {
 export const pathOf = (texts, ...parts) =>
   texts.reduce((path, text, at) => path + encodeURIComponent(parts[at - 1]) + text);
 
-let contract = null;
-
-/** Whether the server has the route *path*, by its own description. */
-export async function has(path) {
-  contract ??= get("openapi.json").catch(error => {
-    contract = null;
-    throw error;
-  });
-  return path in (await contract).paths;
-}
-
 // Streams
 
 /**

@@ -15,7 +15,8 @@ export function Dead() {
   const groups = data?.groups ?? [];
   const all = groups.reduce((sum, each) => sum + each.count, 0);
   const note = data && groups.length > 0 && `${plural(all, "failed task")}, ${plural(groups.length, "cause")}`;
-  const everything = html`${groups.length > 0 && html`<${Action} act=${() => setWanted({ action: "retry", filter: { state: "failed" }, matched: all })}>Retry all<//>`}`;
+  const want = action => () => setWanted({ action, filter: { state: "failed" }, matched: all });
+  const everything = groups.length > 0 && html`<${Action} act=${want("retry")}>Retry all<//><${Action} act=${want("delete")}>Delete all<//>`;
   const show = () => {
     window.scrollTo(0, 0);
     reload();

@@ -10,7 +10,7 @@ let held = [];
 let frame = 0;
 let missed = false;
 
-export const live = { state: "lost", server: null };
+export const live = { state: "lost" };
 
 /** Be told of events, once a frame: `told(events, missed)`. `missed`: there were others. Gives the way out. */
 export function listen(told) {
@@ -39,7 +39,6 @@ function setState(state) {
 }
 
 function take({ event, data }) {
-  if (event === "opened") live.server = JSON.parse(data).server ?? live.server;
   if (event === "opened" || event === "gap" || event === "dropped") missed = true;
   else held.push({ event, data });
   if (held.length > HELD_MAX) {

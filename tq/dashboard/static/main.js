@@ -78,9 +78,14 @@ const Lost = () => html`<${Page} title="Nothing here"><${Empty} title="There is 
 const Icon = ({ path }) => html`<svg class="icon" viewBox="0 0 24 24" aria-hidden="true"><path d=${path} /></svg>`;
 
 function Nav({ current, openHelp }) {
+  const list = useRef();
+  useEffect(() => {
+    // Where the bar is narrow, it shows where one is.
+    list.current.querySelector("[aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" });
+  }, [current]);
   return html`<header class="bar">
     <a class="brand" href=${to("overview")}><svg viewBox="0 0 32 32" aria-hidden="true"><path d="M5 9h22M5 16h14M5 23h7" /></svg><span>tq</span></a>
-    <nav aria-label="Pages"><ul>
+    <nav aria-label="Pages"><ul ref=${list}>
       ${PAGES.map(([name, title, , path]) => html`<li key=${name}><a href=${to(name)} aria-current=${name === current ? "page" : undefined}><${Icon} path=${path} /><span>${title}</span></a></li>`)}
       <li><a href=${new URL("docs", BASE).href}><${Icon} path="M5 4h11l3 3v13H5zM9 11h6M9 15h6" /><span>API</span></a></li>
     </ul></nav>

@@ -18,7 +18,7 @@ const changed = new Set();
 
 /** Gather what happens, from now on; gives the way out. */
 export function keepHistory() {
-  get(`v1/tasks?state=ended&limit=${SEED}`).then(({ tasks }) => {
+  get(`v1/tasks?state=ended&view=brief&limit=${SEED}`).then(({ tasks }) => {
     history.seed(tasks);
     changed.forEach(each => each());
   }, () => {});
@@ -32,6 +32,7 @@ export function Overview() {
   const stats = useData("v1/stats", { every: POLL_MS });
   const queues = useData("v1/queues", { every: POLL_MS });
   const workers = useData("v1/workers", { every: POLL_MS });
+  const servers = useData("v1/servers", { every: POLL_MS });
   const now = useNow();
   const [turn, setTurn] = useState(0);
   useEffect(() => {
@@ -39,16 +40,17 @@ export function Overview() {
     changed.add(told);
     return () => changed.delete(told);
   }, []);
-  const error = stats.error ?? queues.error ?? workers.error;
+  const error = stats.error ?? queues.error ?? workers.error ?? servers.error;
+  const loaded = stats.data && queues.data && workers.data && servers.data;
   return html`<${Page} title="Overview">
     <${Problem} error=${error} />
-    ${stats.data && queues.data && workers.data ? html`<${Tiles} stats=${stats.data} queues=${queues.data.queues} workers=${workers.data} now=${now} />` : !error && html`<${Loading} />`}
+    ${loaded ? html`<${Tiles} stats=${stats.data} queues=${queues.data.queues} servers=${servers.data.servers} now=${now} />` : !error && html`<${Loading} />`}
     <${Charts} second=${Math.floor(now / POLL_MS)} now=${now} />
     <div class="columns">
       <${Lanes} queues=${queues.data?.queues} />
       <${Failures} turn=${turn} />
     </div>
-    ${workers.data && html`<${Crew} workers=${workers.data} />`}
+    ${workers.data && html`<${Crew} workers=${workers.data} alone=${servers.data?.servers.length === 1} />`}
   <//>`;
 }
 
@@ -57,7 +59,7 @@ function Tile({ title, value, unit, href, bad, children }) {
   return html`<div class=${bad ? "tile bad" : "tile"}>${href ? html`<a href=${href}>${body}</a>` : body}</div>`;
 }
 
-function Tiles({ stats, queues, workers, now }) {
+function Tiles({ stats, queues, servers, now }) {
   const { states, totals } = stats;
   const minute = history.within(60, now);
   const five = history.within(300, now);
@@ -71,11 +73,13 @@ function Tiles({ stats, queues, workers, now }) {
     <${Tile} title="Dead letters" value=${shortCount(states.failed)} href=${to("dead")} bad=${states.failed > 0}>failed for good<//>
     <${Tile} title="Pending" value=${shortCount(states.pending)} href=${to("tasks", { q: "state:pending" })}>${since ? html`oldest for <${Since} at=${since} />` : "nothing waits for a worker"}<//>
     <${Tile} title="Later" value=${shortCount(waiting - states.pending)} href=${to("tasks", { q: "state:scheduled,retrying,blocked" })}>${count(states.scheduled)} scheduled, ${count(states.retrying)} retrying, ${count(states.blocked)} blocked<//>
-    <${Tile} title="Busy" value=${workers.busy} unit=${`of ${workers.count}`} href=${to("workers")}>workers<//>
+    <${Tile} title="Busy" value=${total(servers, "busy")} unit=${`of ${total(servers, "workers")}`} href=${to("workers")}>workers${servers.length > 1 && ` of ${servers.length} servers`}<//>
     <${Times} title="Wait" values=${lately.map(each => each.wait)} />
     <${Times} title="Run" values=${lately.map(each => each.run)} />
   </dl>`;
 }
+
+const total = (servers, field) => servers.reduce((all, each) => all + each[field], 0);
 
 function Times({ title, values }) {
   const [p50, p95, p99] = [50, 95, 99].map(n => percentile(values, n));
@@ -117,8 +121,8 @@ function Failures({ turn }) {
   <//>`;
 }
 
-function Crew({ workers }) {
-  return html`<${Card} title="Workers" note=${`${workers.busy} of ${workers.count} busy`} actions=${html`<a href=${to("workers")}>All about workers</a>`}>
+function Crew({ workers, alone }) {
+  return html`<${Card} title="Workers" note=${`${workers.busy} of ${workers.count} busy${alone ? "" : ", of this server"}`} actions=${html`<a href=${to("workers")}>All about workers</a>`}>
     <ul class="crew">${workers.workers.slice(0, 120).map(({ worker, state, type, task_id, since, overran }) => html`<li key=${worker} class=${overran ? "overran" : state}>
       ${task_id ? html`<a href=${to("tasks", task_id)}><span class="quiet">${worker}</span> ${type}<small><${Since} at=${since} /></small></a>` : html`<span class="quiet">${worker}</span> idle`}</li>`)}</ul>
   <//>`;

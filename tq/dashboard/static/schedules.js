@@ -49,8 +49,8 @@ function Schedule({ schedule, reload, remove }) {
     <p class="words">${inWords(schedule)}</p>
     <p class="quiet">makes <span class="user">${task.type}</span> in <span class="user">${task.queue}</span>${schedule.cron && html` · <code>${schedule.cron}</code>`} · ${overlap === "skip" ? "not while the last one goes on" : "also while the last one goes on"}</p>
     <div class="ticks">
-      <div><h3>Next</h3>${next.length ? html`<ol>${next.map((at, each) => html`<li key=${at}><${Tick} at=${at} />${each === 0 && html` <span class="quiet">(<${Ago} at=${at} />)</span>`}</li>`)}</ol>` : html`<p class="quiet">${paused ? "None while it is paused." : "None."}</p>`}</div>
-      <div><h3>Last</h3>${ticks.length ? html`<ol>${ticks.slice(-TICKS).reverse().map(tick => html`<${Past} key=${tick.at} tick=${tick} />`)}</ol>` : html`<p class="quiet">It has not fired yet.</p>`}
+      <div><h3>Next, by your clock</h3>${next.length ? html`<ol>${next.map((at, each) => html`<li key=${at}><${Tick} at=${at} />${each === 0 && html` <span class="quiet">(<${Ago} at=${at} />)</span>`}</li>`)}</ol>` : html`<p class="quiet">${paused ? "None while it is paused." : "None."}</p>`}</div>
+      <div><h3>Last, by your clock</h3>${ticks.length ? html`<ol>${ticks.slice(-TICKS).reverse().map(tick => html`<${Past} key=${tick.at} tick=${tick} />`)}</ol>` : html`<p class="quiet">It has not fired yet.</p>`}
         ${last_task_id && html`<p><a href=${to("tasks", { q: `schedule:${name}` })}>All its tasks</a></p>`}</div>
     </div>
   </section>`;

@@ -49,7 +49,7 @@ const isOfTask = event => event.task_id !== undefined || event.event === "tasks.
 
 function listPath({ filter, id }, cursor) {
   if (id !== null) return pathOf`v1/tasks/${id}`;
-  return `v1/tasks?${new URLSearchParams({ ...filter, limit: PAGE, ...(cursor && { cursor }) })}`;
+  return `v1/tasks?${new URLSearchParams({ ...filter, view: "brief", limit: PAGE, ...(cursor && { cursor }) })}`;
 }
 
 /** A page of tasks; of one that is asked for by its id, a page with it. */

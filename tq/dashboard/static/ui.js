@@ -77,7 +77,11 @@ export function useData(path, { every = 0, on = null, held = false, read = get }
     let again = false;
     const quiet = () => {
       timer = 0;
-      if (again) go();
+      if (!again) return;
+      again = false;
+      // The reader may have begun to read meanwhile.
+      if (now.current.held) setMissed(each => each + 1);
+      else go();
     };
     const go = () => {
       again = false;
@@ -202,7 +206,7 @@ export const Card = ({ title, note, actions, children, kind = "" }) => html`<sec
   ${children}
 </section>`;
 
-const GLYPHS = { blocked: "◌", scheduled: "◷", pending: "○", running: "◐", retrying: "↻", succeeded: "✓", failed: "✕", cancelled: "–", paused: "‖", busy: "◐", idle: "○", overran: "!" };
+const GLYPHS = { blocked: "◌", scheduled: "◷", pending: "○", running: "◐", retrying: "↻", succeeded: "✓", failed: "✕", cancelled: "–", paused: "‖", busy: "◐", idle: "○", overran: "!", leads: "★", drains: "↓" };
 
 export const State = ({ state, reason }) => html`<span class=${`state ${state}`}><span class="glyph" aria-hidden="true">${GLYPHS[state] ?? "·"}</span>
   ${state}${reason && reason !== "ok" && reason !== "error" ? html`<small> ${reason}</small>` : ""}</span>`;
