@@ -161,7 +161,7 @@ class PostgresStore:
         db = self._writer = self._writer or self._connect()
         talk = Talk(db)
         try:
-            with db.pipeline():
+            with talk.pipeline():
                 talk.begin()
                 work = Work(talk, self._writer_id, self._clock_of(db, now))
                 answers = Batch(work, lambda: self.skew_ms).run(ops)
@@ -337,7 +337,7 @@ def _answer(talk: Talk, query: Query[Any]) -> object:
         case queries.GetServers():
             return list_servers(talk)
         case queries.GetNews():
-            with _of_one_moment(talk):
+            with talk.pipeline(), _of_one_moment(talk):
                 return news(talk, query)
         case queries.GetKeys():
             return list_keys(talk)
