@@ -33,8 +33,8 @@ from tq.core.task import NewTask
 DRAINED: Final = 20_000
 PRUNED: Final = 100_000
 IDLE_S: Final = 20.0
-SETTLED_S: Final = 7.0
-"""Until servers that have just begun know each other and are as idle as they will be."""
+SETTLED_S: Final = 15.0
+"""Until servers that have just begun are as idle as they will be, and PostgreSQL has counted what they did."""
 
 
 def postgres(sizes: Sizes) -> Iterator[Row]:
