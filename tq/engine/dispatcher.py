@@ -28,7 +28,7 @@ POLL_S: Final = 1.0
 
 In a store that is shared, the news are asked for as often instead: one question for all that may be new.
 """
-LOOK_EVERY_S: Final = 0.005
+LOOK_EVERY_S: Final = 0.003
 LOOK_FOR_S: Final = 0.05
 """While others ring, a claim is tried again this often, for so long after the last that found something.
 
