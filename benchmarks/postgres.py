@@ -34,7 +34,7 @@ DRAINED: Final = 20_000
 PRUNED: Final = 100_000
 IDLE_S: Final = 20.0
 SETTLED_S: Final = 15.0
-"""Until servers that have just begun are as idle as they will be, and PostgreSQL has counted what they did."""
+"""Until new servers are as idle as they will be, and PostgreSQL has counted what they did before."""
 
 
 def postgres(sizes: Sizes) -> Iterator[Row]:
