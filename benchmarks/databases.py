@@ -28,6 +28,9 @@ from postgres_server import PostgresServer, is_open, join, new_database
 
 DISKS: Final = (ROOT / "benchmarks", Path("/var/tmp"), Path(tempfile.gettempdir()))
 """Where it may lie: not in memory, where a flush costs nothing, and where whoever runs it may go."""
+DURABLE: Final = ("fsync", "full_page_writes", "synchronous_commit")
+used_s: Final[list[float]] = []
+"""The seconds of CPU of each PostgreSQL that has ended: it is no child of ours."""
 
 INSERT_LANE: Final = "INSERT INTO tq.lanes (queue, type) VALUES (%s, 'noop') RETURNING id"
 INSERT_FINISHED: Final = """
@@ -165,9 +168,10 @@ def postgres_on_disk() -> Iterator[PostgresServer]:
     (folder / ".gitignore").write_text("*\n")
     server = join(folder, shared_preload_libraries="pg_stat_statements")
     try:
-        for name in ("fsync", "full_page_writes", "synchronous_commit"):
+        for name in DURABLE:
             assert Database(server, server.url()).ask(f"SHOW {name}") == "on", name
         yield server
+        used_s.append(Database(server, server.url()).cpu_s())
     finally:
         server.leave()
 
