@@ -75,7 +75,7 @@ sim *ARGS: setup
 sim-fleet *ARGS: setup
     @exec {{bin}}/python -m tq.testing.fleet_simulation "$@"
 
-# Measure speed and memory, beside the machine's own limits; ARGS choose what
+# Measure speed and memory, beside the machine's own limits; ARGS choose what, as in `just bench postgres`
 [no-exit-message]
 bench *ARGS: setup
     @exec {{bin}}/python -m benchmarks "$@"

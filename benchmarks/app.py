@@ -18,3 +18,12 @@ async def noop() -> None:
 async def stamp() -> int:
     """When this handler started. On Linux every process reads the same monotonic clock."""
     return time.monotonic_ns()
+
+
+without_stamp = TaskQueue()
+"""For the server that takes what another runs."""
+
+
+@without_stamp.task("other")
+async def other() -> None:
+    """Never submitted."""

@@ -93,15 +93,17 @@ def _insert(db: apsw.Connection, *, count: int, at_once: int, state: int) -> flo
     return count / (time.perf_counter() - start)
 
 
-def new_tasks(count: int, *, queue: str, priority: int = 0, delay_ms: int = 0) -> Iterator[NewTask]:
-    """No-op tasks as a submit would make them."""
+def new_tasks(
+    count: int, *, queue: str, type: str = "noop", priority: int = 0, delay_ms: int = 0
+) -> Iterator[NewTask]:
+    """Tasks as a submit would make them."""
     clock = SystemClock()
     new_id = IdMaker(clock, random.Random())
     run_at = clock.now_ms() + delay_ms
     for _ in range(count):
         yield NewTask(
             id=new_id(),
-            type="noop",
+            type=type,
             queue=queue,
             priority=priority,
             run_at=run_at,

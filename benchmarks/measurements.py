@@ -10,7 +10,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from benchmarks import limits
 from benchmarks.client import (
@@ -162,7 +162,7 @@ def ndjson(sizes: Sizes) -> Iterator[Row]:
 
 def batch(sizes: Sizes) -> Iterator[Row]:
     """Durable submits as arrays of a thousand."""
-    yield from _many_submits("batches of 1,000", sizes, _send_batches)
+    yield from _many_submits("batches of 1,000", sizes, send_batches)
 
 
 def _many_submits(name: str, sizes: Sizes, send: Callable[[Address, int, int], float]) -> Iterator[Row]:
@@ -188,7 +188,7 @@ def _send_lines(address: Address, count: int, connections: int) -> float:
     return stream_at_once(address, DELAYED + b"\n", count, connections=connections)
 
 
-def _send_batches(address: Address, count: int, connections: int) -> float:
+def send_batches(address: Address, count: int, connections: int) -> float:
     request = request_bytes("POST", "/v1/tasks/batch", b"[" + b",".join([DELAYED] * BATCH) + b"]")
     return hammer(address, request, connections=connections, count=count // BATCH).seconds
 
@@ -200,7 +200,7 @@ def drain(sizes: Sizes) -> Iterator[Row]:
     """No-op tasks run and their results stored: alone and beside many that wait, in turns; and in memory."""
     with folder() as path:
         raw = limits.raw_drain(path, count=sizes.drained, at_once=DRAIN_AT_ONCE)
-    kinds: tuple[dict[str, int], ...] = ({}, {"delay_ms": limits.DAY_MS}, {"priority": -10})
+    kinds: tuple[dict[str, Any], ...] = ({}, {"delay_ms": limits.DAY_MS}, {"priority": -10})
     rounds = [[_drain(sizes, kind) for kind in kinds] for _ in range(sizes.drains)]
     alone, delayed, low = (
         statistics.median(one.per_second for one in kind) for kind in zip(*rounds, strict=True)
@@ -237,7 +237,7 @@ class Drained:
     cpu_us: float
 
 
-def _drain(sizes: Sizes, waiting: dict[str, int]) -> Drained:
+def _drain(sizes: Sizes, waiting: dict[str, Any]) -> Drained:
     """Run what is in the store before the server starts, from the first start to the last finish.
 
     Args:
@@ -248,7 +248,7 @@ def _drain(sizes: Sizes, waiting: dict[str, int]) -> Drained:
         limits.fill(path / "tq.db", chain(others, limits.new_tasks(sizes.drained, queue=MEASURED)))
         with serve_tq(path) as server:
             cpu_s = server.cpu_s()
-            _wait_succeeded(server.address, sizes.drained, MEASURED)
+            wait_succeeded(server.address, sizes.drained, MEASURED)
             cpu_s = server.cpu_s() - cpu_s
         took_s = limits.first_start_to_last_finish_s(path / "tq.db", queue=MEASURED)
     return Drained(sizes.drained / took_s, cpu_s / sizes.drained * 1e6)
@@ -258,12 +258,12 @@ def _drain_memory(sizes: Sizes) -> Row:
     with folder() as path, serve_tq(path, store="memory:") as server:
         start = time.perf_counter()
         stream_lines(server.address, b'{"type":"noop","payload":{}}\n', sizes.drained)
-        _wait_succeeded(server.address, sizes.drained, "default")
+        wait_succeeded(server.address, sizes.drained, "default")
         per_s = sizes.drained / (time.perf_counter() - start)
     return Row("submit by NDJSON and drain, memory:", f"{per_s:,.0f}/s", note="no target")
 
 
-def _wait_succeeded(address: Address, count: int, queue: str) -> None:
+def wait_succeeded(address: Address, count: int, queue: str) -> None:
     while ask(address, "GET", "/v1/stats")["queues"].get(queue, {}).get("succeeded", 0) < count:
         time.sleep(0.1)
 
@@ -276,7 +276,7 @@ def latency(sizes: Sizes) -> Iterator[Row]:
     with folder() as path, serve_hello(path) as server:
         hello_ms = _sample_hello(server.address, sizes.samples)
     with folder() as path, serve_tq(path) as server:
-        took_ms, answered_ms = _sample(server.address, sizes.samples)
+        took_ms, answered_ms = sample(server.address, sizes.samples)
     for share, target_ms in ((0.5, 3.0), (0.99, 10.0)):
         ms = quantile(took_ms, share)
         yield Row(
@@ -290,17 +290,21 @@ def latency(sizes: Sizes) -> Iterator[Row]:
         )
 
 
-def _sample(address: Address, count: int) -> tuple[list[float], list[float]]:
-    """Of *count* tasks: how long after its submit each started, and how long its submit took."""
+def sample(address: Address, count: int, *, before: int = 0) -> tuple[list[float], list[float]]:
+    """Of *count* tasks: how long after its submit each started, and how long its submit took.
+
+    Args:
+        before: How many tasks have succeeded before.
+    """
     request = request_bytes("POST", "/v1/tasks", b'{"type":"stamp","payload":{}}')
     sent_ns: dict[str, int] = {}
     answered_ms: list[float] = []
     with closing(Connection(address)) as connection:
-        for _ in _steadily(count):
+        for _ in steadily(count):
             now = time.monotonic_ns()
             sent_ns[connection.ask(request)["id"]] = now
             answered_ms.append((time.monotonic_ns() - now) / 1e6)
-    _wait_succeeded(address, count, "default")
+    wait_succeeded(address, before + count, "default")
     # Only now, when it disturbs nothing, is each asked when it started.
     with closing(Connection(address)) as connection:
         started_ns = {id: connection.ask(request_bytes("GET", f"/v1/tasks/{id}"))["result"] for id in sent_ns}
@@ -312,14 +316,14 @@ def _sample_hello(address: Address, count: int) -> list[float]:
     request = request_bytes("POST", "/v1/tasks", DELAYED)
     took_ms = []
     with closing(Connection(address)) as connection:
-        for _ in _steadily(count):
+        for _ in steadily(count):
             now = time.monotonic_ns()
             connection.ask(request)
             took_ms.append((time.monotonic_ns() - now) / 1e6)
     return took_ms
 
 
-def _steadily(count: int) -> Iterator[None]:
+def steadily(count: int) -> Iterator[None]:
     """*count* turns at a steady 50 a second."""
     due = time.monotonic()
     for _ in range(count):

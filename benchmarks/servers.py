@@ -38,10 +38,10 @@ class Server:
 
 
 @contextmanager
-def serve_tq(folder: Path, *, store: str | None = None) -> Iterator[Server]:
+def serve_tq(folder: Path, *, store: str | None = None, app: str = "app") -> Iterator[Server]:
     """A tq server with its store in *folder*, as users run it but without the log line of each attempt."""
     url = store or f"sqlite:///{folder / 'tq.db'}"
-    command = ["tq", "serve", "benchmarks.app:app", "--bind", "127.0.0.1:0", "--log-level", "warning"]
+    command = ["tq", "serve", f"benchmarks.app:{app}", "--bind", "127.0.0.1:0", "--log-level", "warning"]
     with _process(folder, [*command, "--store", url]) as server:
         yield server
 

@@ -165,6 +165,21 @@ def test_a_file_is_copied_into_a_file(path: Path, tmp_path: Path) -> None:
     assert rows_of(tmp_path / "other.db") == rows_of(path)
 
 
+def test_lanes_of_one_name_that_sql_made_become_one(empty_schema: Schema, tmp_path: Path) -> None:
+    with closing(PostgresStore(empty_schema.url)) as store, psycopg.connect(empty_schema.server) as db:
+        db.execute(f'SET search_path = "{empty_schema.name}"'.encode())
+        call(db, "t", id="by-sql", known=False)
+        # Before the caller's commit: the lane that the caller has made is not there yet.
+        do(store, ops.Submit(NewTask(TaskId("by-server"), "t", Json("null"))))
+        db.commit()
+        assert db.execute("SELECT count(*) FROM lanes WHERE type = 't'").fetchone() == (2,)
+    copy_store(empty_schema.url, url_of(tmp_path / "tq.db"), watch=unwatched)
+    with closing(SqliteStore(tmp_path / "tq.db")) as copy:
+        claimed = do(copy, ops.Claim(ServerId("us"), 10, ("t",)))
+        assert {lease.task.id for lease in claimed.leases} == {"by-sql", "by-server"}
+        assert recount(copy) == copy.read(GetStats()).lanes
+
+
 # Nothing is forgotten
 
 
@@ -189,7 +204,11 @@ def test_every_column_of_postgres_is_copied_or_left_out_for_a_reason(empty_schem
         ):
             found.setdefault(table, set()).add(column)
     told = {
-        table: {*columns, *postgres_copy.SET_AFTERWARDS.get(table, ())}
+        table: {
+            *columns,
+            *postgres_copy.SET_AFTERWARDS.get(table, ()),
+            *postgres_copy.BY_DEFAULT.get(table, ()),
+        }
         for table, columns in postgres_copy.COLUMNS.items()
     }
     assert found == told | {table: found[table] for table in postgres_copy.LEFT_OUT}

@@ -304,3 +304,21 @@ def test_whatever_happens_at_once_the_tables_agree(stores: list[PostgresStore], 
             # Nothing that has ended is still waited for.
             named = [by_id[name] for name in set(each.options.depends_on) if name in by_id]
             assert sum(one.finished_at is None for one in named) >= each.blockers > 0
+
+
+def test_who_takes_back_what_the_dead_ran_knows_whether_they_left_anything_to_settle(
+    stores: list[PostgresStore],
+) -> None:
+    here, there = stores
+    settle(here)
+    do(here, ops.Recover(ServerId(HERE), NOW))
+    assert not here.unsettled, "and asks for nothing more, second after second"
+    do(there, ops.Submit(new("first")))
+    do(there, ops.Submit(new("then", depends_on=(TaskId("first"),))))
+    [lease] = claim(there, by=THERE)
+    do(there, finish(lease))
+    assert not here.unsettled
+    do(here, ops.Recover(ServerId(HERE), NOW))
+    assert here.unsettled
+    assert settle(here) == [("then", "pending")]
+    assert not here.unsettled

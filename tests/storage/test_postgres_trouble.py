@@ -409,6 +409,30 @@ def test_no_statement_of_a_batch_goes_through_all_tasks(empty_schema: Schema, na
         assert "Sort  " not in plan or name == "CLAIM_LANES"
 
 
+ORDERED = {"CLAIM_LANE": "lives_pending", "SELECT_HEADS": "lives_pending", "SELECT_DUE": "lives_timed"}
+"""Statements that give the first of an order, and the indexes that have it."""
+INSERT_ENDED = """
+INSERT INTO tq.lives (seq, lane, run_at, timeout_ms, max_attempts, state, urgency)
+SELECT n, 1, n, 5000, 20, 5, 0 FROM generate_series(1, 20000) AS n
+"""
+
+
+def test_what_is_first_is_not_sorted_for_however_little_waited_when_it_was_planned(postgres_url: str) -> None:
+    PostgresStore(postgres_url).close()
+    execute(postgres_url, INSERT_ENDED)
+    execute(postgres_url, "VACUUM (ANALYZE) tq.tasks, tq.lives")
+    target = postgres_link.parse_url(postgres_url)
+    with closing(postgres_link.connect(target, application="tq", durable=False)) as db:
+        for name, index in ORDERED.items():
+            text = STATEMENTS[name]
+            count = max((int(number) for number in re.findall(r"\$(\d+)", text)), default=0)
+            db.execute(f"PREPARE {name} AS {text}", prepare=False)
+            nulls = f"({', '.join(['NULL'] * count)})" if count else ""
+            plan = "\n".join(row[0] for row in db.execute(f"EXPLAIN EXECUTE {name}{nulls}", prepare=False))
+            assert f"using {index} on lives" in plan, plan
+            assert "Sort  " not in plan, plan
+
+
 def test_refusals_are_told_apart_from_bugs(store: PostgresStore) -> None:
     [refused] = store.apply([ops.Release(TaskId("a"), 1)], NOW)
     assert isinstance(refused, TqError)

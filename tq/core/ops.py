@@ -387,10 +387,7 @@ class Announced(msgspec.Struct, frozen=True):
 
 
 class Announce(Op[Announced], frozen=True):
-    """Take up to *limit* of the tasks that came into the store without a server, to tell of them.
-
-    Each is given to one server, once. Only a store that others can write to has any.
-    """
+    """Take up to *limit* of the tasks that came into the store without a server, to tell of them, once."""
 
     limit: int = SWEEP_LIMIT_MAX
 

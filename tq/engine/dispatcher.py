@@ -8,6 +8,7 @@ hundred slow ones. What a wrong guess left lying is recalled.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
@@ -27,12 +28,21 @@ POLL_S: Final = 1.0
 
 In a store that is shared, the news are asked for as often instead: one question for all that may be new.
 """
+LOOK_EVERY_S: Final = 0.003
+LOOK_FOR_S: Final = 0.05
+"""While others ring, a claim is tried again this often, for so long after the last that found something.
+
+Servers that submit one task after another ring for few of them (see `tq.engine.ears`).
+"""
 
 
 class Dispatcher:
     """Claims tasks of *types* for *server* and puts them into the hand-over channel.
 
     ``inbox`` is the far end of that channel, by which what lies in it can be taken back.
+
+    Args:
+        others_ring: Whether another server has rung lately.
     """
 
     def __init__(
@@ -48,6 +58,7 @@ class Dispatcher:
         clock: Clock,
         backoff: Backoff,
         poll_s: float = POLL_S,
+        others_ring: Callable[[], bool] = lambda: False,
     ) -> None:
         self._ledger = ledger
         self._pool = pool
@@ -59,6 +70,8 @@ class Dispatcher:
         self._clock = clock
         self._backoff = backoff
         self._poll_s = poll_s
+        self._others_ring = others_ring
+        self._found_at = -math.inf
         self._recalled: list[Lease] = []
 
     async def run(self) -> None:
@@ -80,10 +93,13 @@ class Dispatcher:
                 await self._backoff.wait()
 
     def _patience_s(self, claimed: Claimed) -> float:
-        """How long to wait for a bell: a rate lets the next task through without one."""
-        if claimed.again_at is None:
-            return self._poll_s
-        return min(self._poll_s, max(0, claimed.again_at - self._clock.now_ms()) / 1000)
+        """How long to wait for a bell: a rate lets the next task through without one, others may not ring."""
+        patience_s = self._poll_s
+        if claimed.again_at is not None:
+            patience_s = min(patience_s, max(0, claimed.again_at - self._clock.now_ms()) / 1000)
+        if trio.current_time() - self._found_at < LOOK_FOR_S and self._others_ring():
+            patience_s = min(patience_s, LOOK_EVERY_S)
+        return patience_s
 
     async def dispatch_once(self, limit: int) -> Claimed:
         """Claim up to *limit* tasks and hand them over; what the claim was answered."""
@@ -91,6 +107,8 @@ class Dispatcher:
         for lease in claimed.leases:
             self._hand_over.send_nowait(lease)
         self._pool.handed_over(len(claimed.leases))
+        if claimed.leases:
+            self._found_at = trio.current_time()
         return claimed
 
     async def _wait_rung(self, bell: Bell, *, patience_s: float = math.inf) -> None:

@@ -47,6 +47,8 @@ NEWS_EVERY_S: Final = 1.0
 """The news are asked for this often, woken or not."""
 NEWS_GAP_S: Final = 0.02
 """And no more often than this, however often others ring."""
+RINGING_S: Final = 0.1
+"""Others ring, if the last ring is no older: two of the gaps that a server leaves between its rings."""
 FLUSH_S: Final = 0.25
 """What no commit tells, such as a line of log, waits so long for a letter to go with."""
 FORGET_S: Final = 2 * LETTER_KEPT_MS / 1000
@@ -111,6 +113,7 @@ class Fleet:
         self._read: dict[ServerId, int] = {}
         self._left_at: dict[ServerId, float] = {}
         self._read_at: float | None = None
+        self._heard_at = -math.inf
         self._trusted: set[ServerId] = set()
         self._reading = trio.Lock()
         self._begun = self._ended = 0
@@ -226,7 +229,13 @@ class Fleet:
 
     def heard(self) -> None:
         """Another server rang."""
+        self._heard_at = self._clock.monotonic()
         self._to_read.ring()
+
+    @property
+    def others_ring(self) -> bool:
+        """Whether another server has rung lately: for what it commits now it may have to wait to ring."""
+        return self._clock.monotonic() - self._heard_at < RINGING_S
 
     async def wait_told(self) -> None:
         """Return when all that a store can show by now has been told, whoever committed it.

@@ -175,6 +175,7 @@ class Services:
             clock=server.clock,
             backoff=Backoff(server.random),
             poll_s=POLL_S if server.store.exclusive else math.inf,
+            others_ring=lambda: server.fleet.others_ring,
         )
         self.collector = Collector(server.ledger, results, clock=server.clock, random=server.random)
 

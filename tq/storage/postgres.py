@@ -171,7 +171,7 @@ class PostgresStore:
         db = self._writer = self._writer or self._connect()
         talk = Talk(db)
         try:
-            with db.pipeline():
+            with talk.pipeline():
                 talk.begin()
                 work = Work(talk, self._writer_id, self._clock_of(db, now))
                 answers = Batch(work, lambda: self.skew_ms).run(ops)
@@ -180,10 +180,13 @@ class PostgresStore:
                     keep_letter(work, letter)
                 if talk.has_written:
                     talk.tell(sql.UPSERT_WRITER, (self._writer_id, self._batches + 1, work.now))
+                else:
+                    talk.commit()
         except BaseException:
             self._roll_back(db)
             raise
-        self._commit(db, wrote=talk.has_written)
+        if talk.has_written:
+            self._commit(db)
         self._tidying.note(work.started)
         self.unsettled = work.has_unsettled if work.has_unsettled is not None else self.unsettled
         return answers
@@ -214,19 +217,19 @@ class PostgresStore:
         close_quietly(self._writer)
         self._writer = None
 
-    def _commit(self, db: Connection, *, wrote: bool) -> None:
+    def _commit(self, db: Connection) -> None:
         """Commit; where the connection breaks meanwhile, find out whether it did. Raises if it did not."""
         try:
             done = db.execute("COMMIT", prepare=False)
             assert done.statusmessage == "COMMIT", done.statusmessage
         except psycopg.Error as error:
             self._drop_writer()
-            if not wrote or (is_broken(error) and self._has_gone_in()):
+            if is_broken(error) and self._has_gone_in():
                 return
             raise
         finally:
             # A number is not used again, whether its batch went in or not.
-            self._batches += wrote
+            self._batches += 1
 
     def _has_gone_in(self) -> bool:
         """Whether the batch went in while whose commit the connection broke. Asks until it is told."""
@@ -347,7 +350,7 @@ def _answer(talk: Talk, query: Query[Any]) -> object:
         case queries.GetServers():
             return list_servers(talk)
         case queries.GetNews():
-            with _of_one_moment(talk):
+            with talk.pipeline(), _of_one_moment(talk):
                 return news(talk, query)
         case queries.GetKeys():
             return list_keys(talk)

@@ -45,36 +45,46 @@ COLUMNS: Final = {table.name: table.columns for table in TABLES if table.name in
 """What a copy writes: the tables of the schema and their columns."""
 SET_AFTERWARDS: Final = {"lives": ("holds",)}
 """The columns that `holders` set."""
+BY_DEFAULT: Final = {"lanes": ("origin",)}
+"""The columns that are in no record: there is one lane of each name in a copy."""
 LEFT_OUT: Final = {
     "schema_versions": "made with the tables",
     "servers": "no server lives",
     "leader": "no server leads",
     "letters": "what servers tell each other",
     "writers": "no connection writes",
+    "types": "the servers that start say what they handle",
+    "unannounced": "nobody listens for what is new",
 }
 """The tables that a copy leaves empty, and why."""
 
 _INSERTS: Final = {
     name: f"COPY {name} ({', '.join(columns)}) FROM STDIN" for name, columns in COLUMNS.items()
 }
+# Tasks submitted in SQL may be in lanes of a name that another has too; they are copied into the first of it.
+_FIRST: Final = "(SELECT id, min(id) OVER (PARTITION BY queue, type, key) AS one FROM lanes) AS first"
 _READ_AS: Final = {
+    ("lanes", "id"): "lanes.id",
     ("tasks", "priority"): "-urgency",
     ("tasks", "watched"): "watched::integer",
     ("tasks", "seq"): "tasks.seq",
-    ("tasks", "lane"): "tasks.lane",
+    ("tasks", "lane"): "first.one",
     ("holders", "name"): "unique_name",
     ("holders", "task_id"): "id",
     ("unsettled", "cascade"): "cascade::integer",
+    ("counters", "lane"): "coalesce(first.one, lane)",
     ("counters", "count"): "sum(count)::bigint",
     ("rates", "is_key"): "is_key::integer",
     ("schedules", "paused"): "paused::integer",
 }
 _FROM: Final = {
-    "tasks": "tasks JOIN lives ON lives.seq = tasks.seq",
+    "lanes": f"lanes JOIN {_FIRST} ON first.one = lanes.id AND first.id = lanes.id",
+    "tasks": f"tasks JOIN lives ON lives.seq = tasks.seq JOIN {_FIRST} ON first.id = tasks.lane",
     "holders": "lives JOIN tasks ON tasks.seq = lives.seq WHERE holds",
-    "counters": "counters GROUP BY lane, state HAVING sum(count) <> 0",
+    "counters": f"counters LEFT JOIN {_FIRST} ON first.id = lane"
+    " GROUP BY coalesce(first.one, lane), state HAVING sum(count) <> 0",
 }
-_ORDERS: Final = {"tasks": "tasks.seq", "lanes": "id", "errors": "seq, n", "logs": "seq, n"}
+_ORDERS: Final = {"tasks": "tasks.seq", "lanes": "lanes.id", "errors": "seq, n", "logs": "seq, n"}
 # Every batch of a server, and its start, writes there: so nobody does while this is held. A source may be
 # copied twice at a time, a target is only one's.
 _LOCK_SOURCE: Final = "LOCK TABLE writers IN SHARE MODE"

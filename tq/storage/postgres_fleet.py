@@ -18,7 +18,7 @@ from tq.core.errors import StorageUnavailable
 from tq.core.ops import LEAD_MS, LETTER_KEPT_MS, Letter
 from tq.core.queries import LETTERS_MAX, SERVERS_MAX, GetNews, Held, News, Seat, ServerRow
 from tq.core.task import Json, Newcomer, ServerId
-from tq.storage.postgres_link import Connection, Talk, Target, close_quietly, told_as_ours
+from tq.storage.postgres_link import Connection, Row, Talk, Target, close_quietly, told_as_ours
 from tq.storage.postgres_lists import SELECT_NEXT_DUE
 from tq.storage.postgres_sql import DELETE_SERVER, LEADER_LOCK, LOCK, numbers, texts
 from tq.storage.postgres_work import Work
@@ -172,27 +172,33 @@ def list_servers(talk: Talk) -> tuple[ServerRow, ...]:
 
 
 def news(talk: Talk, query: GetNews) -> News:
-    """See queries.GetNews. The caller sees to it that all is of one moment."""
-    types = None if query.types is None else texts(query.types)
-    valid: dict[tuple[str, int], bool] = {}
+    """See queries.GetNews. The caller sees to it that all is of one moment, and asked in one go."""
+    pending = talk.later(HAS_PENDING, None if query.types is None else texts(query.types))
+    seats = talk.later(SELECT_SEATS)
+    held = letters = next_due = _nothing
     if query.held:
         ids, generations = [each.task_id for each in query.held], [each.generation for each in query.held]
-        found = talk.ask(SELECT_HELD, texts(ids), numbers(generations))
-        valid = {(task_id, generation): is_asked for task_id, generation, is_asked in found}
-    letters = []
+        held = talk.later(SELECT_HELD, texts(ids), numbers(generations))
     if query.read:
         servers, read = [server for server, _ in query.read], [number for _, number in query.read]
-        letters = talk.ask(SELECT_LETTERS, texts(servers), numbers(read))
-    [(pending, unannounced)] = talk.ask(HAS_PENDING, types)
+        letters = talk.later(SELECT_LETTERS, texts(servers), numbers(read))
+    if query.due:
+        next_due = talk.later(SELECT_NEXT_DUE)
+    valid = {(task_id, generation): is_asked for task_id, generation, is_asked in held()}
+    [(is_pending, unannounced)] = pending()
     return News(
-        pending=pending,
+        pending=is_pending,
         stop=_those(query.held, lambda held: valid.get((held.task_id, held.generation), False)),
         lost=_those(query.held, lambda held: (held.task_id, held.generation) not in valid),
-        next_due=talk.ask(SELECT_NEXT_DUE)[0][0] if query.due else None,
-        seats=tuple(Seat(*row) for row in talk.ask(SELECT_SEATS)),
-        letters=tuple(Letter(server, number, bytes(body)) for server, number, body in letters),
+        next_due=next((at for (at,) in next_due()), None),
+        seats=tuple(Seat(*row) for row in seats()),
+        letters=tuple(Letter(server, number, bytes(body)) for server, number, body in letters()),
         unannounced=unannounced,
     )
+
+
+def _nothing() -> list[Row]:
+    return []
 
 
 def _those(held: tuple[Held, ...], are: Callable[[Held], bool]) -> tuple[Held, ...]:

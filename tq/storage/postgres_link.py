@@ -6,8 +6,8 @@ Knows psycopg, settings and errors; knows nothing of tasks. What is told of an e
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from threading import BoundedSemaphore, Lock
 from typing import Any, Final, TypeAlias
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
@@ -270,6 +270,14 @@ class Talk:
     def ask(self, statement: str, *parameters: Parameter) -> list[Row]:
         """The rows that *statement* gives."""
         return self._db.execute(statement, parameters).fetchall()
+
+    def later(self, statement: str, *parameters: Parameter) -> Callable[[], list[Row]]:
+        """What gives the rows of *statement*, which in a `pipeline` is sent and not waited for until then."""
+        return self._db.execute(statement, parameters).fetchall
+
+    def pipeline(self) -> AbstractContextManager[object]:
+        """A block in which what is told, or asked for later, goes out together."""
+        return self._db.pipeline()
 
     def change(self, statement: str, *parameters: Parameter) -> list[Row]:
         """The rows that *statement*, which writes, gives."""

@@ -130,7 +130,7 @@ ORDER BY causes.count DESC, causes.fingerprint
 
 _BY_STATE = {
     frozenset({RUNNING}): f"SELECT seq FROM lives WHERE state = {RUNNING}",
-    OPEN - {RUNNING}: "SELECT seq FROM lives WHERE state IN (0, 1, 2, 4)",
+    OPEN - {RUNNING}: "SELECT seq FROM lives WHERE state + 0 IN (0, 1, 2, 4)",
     frozenset({FAILED}): f"SELECT seq FROM lives WHERE state = {FAILED}",
     frozenset({CANCELLED}): f"SELECT seq FROM lives WHERE state = {CANCELLED}",
 }

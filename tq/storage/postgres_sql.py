@@ -179,6 +179,7 @@ JOIN lanes ON lanes.id = tasks.lane
 ORDER BY lives.seq
 FOR NO KEY UPDATE OF lives
 """
+HAS_UNSETTLED: Final = "SELECT EXISTS (SELECT 1 FROM unsettled)"
 IS_UNSETTLED: Final = "SELECT EXISTS (SELECT 1 FROM unsettled WHERE seq = $1)"
 
 UPDATE_ROWS: Final = """

@@ -74,8 +74,8 @@ def recover(work: Work, op: ops.Recover, skew_ms: int) -> ops.Recovered:
     work.write(rows)
     if not more:
         work.talk.tell(sql.DELETE_DEAD_SERVERS, (op.server, dead_before))
-    # Whoever has died may have left something for Settle.
-    work.has_unsettled = True
+    # Whoever has died or stopped may have left something for Settle.
+    [(work.has_unsettled,)] = work.talk.ask(sql.HAS_UNSETTLED)
     return ops.Recovered(
         pending=fates[State.PENDING], failed=fates[State.FAILED], cancelled=fates[State.CANCELLED], more=more
     )
