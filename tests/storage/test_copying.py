@@ -13,11 +13,14 @@ import pytest
 from chooser import SERVERS, Chooser
 from msgspec.structs import replace
 from postgres_place import Schema
+from storage_kit import do, new, recount
+from submit_task_kit import call
 
 from tq.core import ops
 from tq.core.ops import LETTER_KEPT_MS, SWEEP_LIMIT_MAX
+from tq.core.queries import GetStats
 from tq.core.retry import RetryPolicy
-from tq.core.task import Json, NewTask, State, TaskId
+from tq.core.task import Json, NewTask, ServerId, State, TaskId
 from tq.storage import postgres_copy, sqlite_copy
 from tq.storage.copying import copy_store
 from tq.storage.memory import MemoryStore
@@ -170,13 +173,13 @@ def test_lanes_of_one_name_that_sql_made_become_one(empty_schema: Schema, tmp_pa
         db.execute(f'SET search_path = "{empty_schema.name}"'.encode())
         call(db, "t", id="by-sql", known=False)
         # Before the caller's commit: the lane that the caller has made is not there yet.
-        do(store, ops.Submit(NewTask(TaskId("by-server"), "t", Json("null"))))
+        do(store, ops.Submit(new("by-server", type="t")))
         db.commit()
         assert db.execute("SELECT count(*) FROM lanes WHERE type = 't'").fetchone() == (2,)
     copy_store(empty_schema.url, url_of(tmp_path / "tq.db"), watch=unwatched)
     with closing(SqliteStore(tmp_path / "tq.db")) as copy:
-        claimed = do(copy, ops.Claim(ServerId("us"), 10, ("t",)))
-        assert {lease.task.id for lease in claimed.leases} == {"by-sql", "by-server"}
+        claimed = do(copy, ops.Claim(ServerId("us"), ("t",), 10), now=2**42)
+        assert {lease.task_id for lease in claimed.leases} == {"by-sql", "by-server"}
         assert recount(copy) == copy.read(GetStats()).lanes
 
 

@@ -62,7 +62,7 @@ _INSERTS: Final = {
     name: f"COPY {name} ({', '.join(columns)}) FROM STDIN" for name, columns in COLUMNS.items()
 }
 # Tasks submitted in SQL may be in lanes of a name that another has too; they are copied into the first of it.
-_FIRST: Final = "(SELECT id, min(id) OVER (PARTITION BY queue, type, key) AS one FROM lanes) AS first"
+_FIRST: Final = "(SELECT id AS own, min(id) OVER (PARTITION BY queue, type, key) AS one FROM lanes) AS first"
 _READ_AS: Final = {
     ("lanes", "id"): "lanes.id",
     ("tasks", "priority"): "-urgency",
@@ -78,10 +78,10 @@ _READ_AS: Final = {
     ("schedules", "paused"): "paused::integer",
 }
 _FROM: Final = {
-    "lanes": f"lanes JOIN {_FIRST} ON first.one = lanes.id AND first.id = lanes.id",
-    "tasks": f"tasks JOIN lives ON lives.seq = tasks.seq JOIN {_FIRST} ON first.id = tasks.lane",
+    "lanes": f"lanes JOIN {_FIRST} ON first.one = lanes.id AND first.own = lanes.id",
+    "tasks": f"tasks JOIN lives ON lives.seq = tasks.seq JOIN {_FIRST} ON first.own = tasks.lane",
     "holders": "lives JOIN tasks ON tasks.seq = lives.seq WHERE holds",
-    "counters": f"counters LEFT JOIN {_FIRST} ON first.id = lane"
+    "counters": f"counters LEFT JOIN {_FIRST} ON first.own = lane"
     " GROUP BY coalesce(first.one, lane), state HAVING sum(count) <> 0",
 }
 _ORDERS: Final = {"tasks": "tasks.seq", "lanes": "lanes.id", "errors": "seq, n", "logs": "seq, n"}
