@@ -34,6 +34,8 @@ TAKEN_OVER_S: Final = 20.0
 """What a dead server ran runs again after so long at most."""
 RESUMED_S: Final = 5.0
 """And servers work so soon after their database is back."""
+DEAF_S: Final = 10.0 + SLACK_S
+"""And a server to which nothing comes on the connection that listens knows it so soon."""
 DRAIN_S: Final = 60.0
 START_S: Final = 60.0
 """Seconds that the last of many servers may take to start, all at once on few cores."""

@@ -18,7 +18,7 @@ from typing import Final
 
 import pytest
 from fault_proxy import Cut
-from fault_world import LEASE_S, RESUMED_S, TAKEN_OVER_S, World
+from fault_world import DEAF_S, LEASE_S, RESUMED_S, TAKEN_OVER_S, World
 from postgres_server import PostgresServer, new_database, private_server
 from process import Site
 
@@ -176,6 +176,18 @@ def test_server_that_was_cut_off_works_again(fleet: World, heal: str) -> None:
     fleet.check()
     report(fleet, f"{LEASES or 1} black holes, then {heal}, resumed", resumed)
     assert max(resumed) <= RESUMED_S + (10 if heal == "forget" else 0)
+
+
+@pytest.mark.skipif(not LEASES, reason="takes its time: see `just test-faults`")
+def test_server_that_hears_nothing_notices(fleet: World) -> None:
+    deaf = []
+    for n in range(LEASES):
+        with fleet.load():
+            deaf.append(fleet.way(fleet.servers[n % 3]).deafen())
+    deaf.append(fleet.way(fleet.servers[0]).deafen())
+    fleet.check()
+    report(fleet, f"{LEASES} listeners under load and one at rest deaf, until they listened anew", deaf)
+    assert max(deaf) <= DEAF_S
 
 
 # The servers

@@ -82,6 +82,7 @@ class Server:
         run_sync: Runs the store's blocking calls: in threads, or inline under virtual time.
         run_handler: Runs handlers that are plain functions.
         emit: Told of every event; must not block.
+        id: The name of this start of a server; without it, one that *random* makes.
         spawn: Starts the child processes of handlers that run in one.
     Raises:
         ValueError: A handler needs a process, and there is no *spawn*.
@@ -100,6 +101,7 @@ class Server:
         emit: Callable[[Event], None],
         spawn: Spawn | None = None,
         tracing: Tracing | None = None,
+        id: ServerId | None = None,
     ) -> None:
         _check_processes(queue, spawn)
         self.queue = queue
@@ -118,7 +120,7 @@ class Server:
         self.spawn = spawn
         self.tracing = tracing
         self.new_id = IdMaker(clock, random)
-        self.id = ServerId(f"server-{random.getrandbits(64):016x}")
+        self.id = id or new_server_id(random)
         self.started_at = clock.now_ms()
         self.watchers = Watchers(clock, self.id, emit)
         self.pool = Pool(
@@ -395,6 +397,11 @@ class Server:
             self.pool.refuse(task_id)
         else:
             attempt.cancel(Stop.USER, now=self.clock.monotonic())
+
+
+def new_server_id(random: Random) -> ServerId:
+    """A name for one start of a server."""
+    return ServerId(f"server-{random.getrandbits(64):016x}")
 
 
 def _check_processes(queue: TaskQueue, spawn: Spawn | None) -> None:

@@ -71,6 +71,8 @@ TRIES: Final = 6
 PAUSE_MS: Final = 10
 """How long the first pause before it is run again is at most; the next twice as long, and so on."""
 ASK_AGAIN_MS: Final = 250
+FAREWELL_S: Final = 1.0
+"""How long the database may say nothing to the last statement of a store that is closed."""
 DOUBT_MAX_MS: Final = 300_000
 """How long a database that does not answer is asked what became of a commit; then this server must stop."""
 
@@ -328,7 +330,7 @@ class PostgresStore:
         with self._writing:
             if self._writer is not None:
                 # Its counters are then added to those of whoever prunes.
-                self._writer.let_go, self._writer.silent_s = None, SILENT_SHORT_S
+                self._writer.let_go, self._writer.silent_s = None, FAREWELL_S
                 with suppress(psycopg.Error):
                     self._writer.execute(sql.DELETE_WRITER, (self._writer_id,))
                 self._drop_writer()

@@ -123,12 +123,13 @@ class Store(Protocol):
         ...
 
 
-def open_store(url: str, *, durable: bool = True) -> Store:
+def open_store(url: str, *, durable: bool = True, name: str = "tq") -> Store:
     """Open the store that *url* names, making it if it is not there.
 
     Args:
         url: ``memory:``, ``sqlite:///relative/path``, ``sqlite:////absolute/path`` or ``postgresql://…``.
         durable: False lets the last changes be lost at a power cut, for speed.
+        name: What a database shows as the name of whoever is connected.
     Raises:
         InvalidInput: Not such a URL.
         StorageInUse: Another process has it.
@@ -154,7 +155,7 @@ def open_store(url: str, *, durable: bool = True) -> Store:
                 "a store on PostgreSQL needs psycopg: pip install 'tq[postgres]'", field="store"
             ) from None
 
-        return PostgresStore(url, durable=durable)
+        return PostgresStore(url, durable=durable, name=name)
     raise InvalidInput(
         f"cannot open store {url if '@' not in url else url.partition(':')[0]!r}: use sqlite:///./tq.db, sqlite:////var/lib/tq.db,"
         " postgresql://user@host/database or memory:",
