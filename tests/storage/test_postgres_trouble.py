@@ -77,10 +77,10 @@ def test_connections_that_were_cut_off_are_made_anew(store: PostgresStore, empty
     execute(empty_schema.server, cut)
     assert state(store, "a") is State.PENDING
     execute(empty_schema.server, cut)
-    submit(store, "b")
+    do(store, ops.Beat(HERE))
     execute(empty_schema.server, cut)
-    store.beat(HERE, NOW)
-    assert store.snapshot().servers == ((HERE, NOW),)
+    assert store.beat(HERE, NOW + 1)
+    assert store.snapshot().servers == ((HERE, NOW + 1),)
 
 
 def test_server_that_is_not_there_is_told_of_without_the_password() -> None:
@@ -107,10 +107,11 @@ def test_batch_behind_a_stranger_fails_in_time_and_heartbeats_get_through(
     store: PostgresStore, empty_schema: Schema
 ) -> None:
     submit(store, "a", "b")
+    do(store, ops.Beat(HERE))
     with psycopg.connect(empty_schema.server) as stranger, ThreadPoolExecutor(1) as pool:
         stranger.execute(f"SELECT 1 FROM {empty_schema.name}.lives FOR UPDATE")
         asked = pool.submit(store.apply, [ops.Cancel(TaskId("a"))], NOW)
-        store.beat(HERE, NOW + 7)
+        assert store.beat(HERE, NOW + 7)
         assert store.snapshot().servers == ((HERE, NOW + 7),)
         with pytest.raises(StorageUnavailable, match="lock timeout"):
             asked.result(timeout=30)
@@ -259,7 +260,7 @@ def test_clock_of_the_database_judges(empty_schema: Schema) -> None:
         assert created_at > NOW + 10**10
         assert store.skew_ms == created_at - NOW
         do(store, ops.Beat(THERE), NOW)
-        store.beat(HERE, NOW)
+        assert store.beat(THERE, NOW)
         assert all(created_at <= seen_at < created_at + 60_000 for _, seen_at in store.snapshot().servers)
         claim(store, by=THERE)
         # Who asks has a clock that is years behind: a minute ago by it is a minute ago.

@@ -241,6 +241,7 @@ class Services:
             with self._membership:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(fleet.run_heart, Backoff(server.random))
+                    nursery.start_soon(fleet.run_lifeline)
                     nursery.start_soon(fleet.run_news, Backoff(server.random))
                     nursery.start_soon(fleet.run_flush, Backoff(server.random))
                     nursery.start_soon(

@@ -558,6 +558,10 @@ class MemoryStore:
             letters=self._fleet.unread(query.read),
         )
 
+    def beat(self, server: ServerId, now: int) -> bool:
+        """See Store."""
+        return self._fleet.see(server, now)
+
     def open_wake(self, server: ServerId) -> Wake | None:
         return None if self.exclusive else self._fleet.bells.open(server)
 

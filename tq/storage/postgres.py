@@ -265,19 +265,15 @@ class PostgresStore:
             " and what it ran will be recovered"
         )
 
-    def beat(self, server: ServerId, now: int) -> None:
-        """Note that *server* lives. To be called beside `apply`, and from any thread.
-
-        Raises:
-            StorageUnavailable: Safe to repeat.
-        """
+    def beat(self, server: ServerId, now: int) -> bool:
+        """See Store. By a connection that is for this alone, if there may be as many."""
         with told_as_ours(self._target):
-            readers = self._beats or self._readers
-            self._with_reader(
-                lambda talk: talk.ask(sql.UPSERT_SERVER_NOW, server, self._clock(now)),
-                readers=readers,
+            found = self._with_reader(
+                lambda talk: talk.ask(sql.UPDATE_SERVER_SEEN, server, self._clock(now)),
+                readers=self._beats or self._readers,
                 silent_s=SILENT_SHORT_S,
             )
+        return bool(found)
 
     def _clock(self, now: int) -> int | None:
         """What stands for the instant in a statement that else takes the database's own."""

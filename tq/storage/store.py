@@ -106,6 +106,16 @@ class Store(Protocol):
         """
         ...
 
+    def beat(self, server: ServerId, now: int) -> bool:
+        """Note that *server* lives, if it is known; whether it is. Beside `apply`, and waiting for no batch.
+
+        It tells nothing but that. Of a store that one process has to itself nobody asks.
+
+        Raises:
+            StorageUnavailable: Safe to repeat.
+        """
+        ...
+
     def open_wake(self, server: ServerId) -> Wake | None:
         """A way for *server* to be woken by other servers, and to wake them; None if there is none. Blocking.
 

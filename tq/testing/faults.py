@@ -45,6 +45,11 @@ class FaultyStore:
         self._fail()
         return self.store.read(query)
 
+    def beat(self, server: ServerId, now: int) -> bool:
+        """As the store, or the failure."""
+        self._fail()
+        return self.store.beat(server, now)
+
     def open_wake(self, server: ServerId) -> Wake | None:
         """As the store, or the failure."""
         self._fail()
