@@ -16,7 +16,7 @@ import trio
 from msgspec.structs import replace
 
 from tq import __version__
-from tq.clock import Clock, IdMaker, RunSync
+from tq.clock import Clock, FollowingClock, IdMaker, RunSync
 from tq.core.errors import Overloaded, ShuttingDown, StorageUnavailable, TqError, UnknownType
 from tq.core.events import Event, WorkersResized
 from tq.core.keys import Key
@@ -104,6 +104,9 @@ class Server:
         id: ServerId | None = None,
     ) -> None:
         _check_processes(queue, spawn)
+        if not store.exclusive:
+            # The clock of a store that is shared judges: all that is said here of time goes by it.
+            clock = following = FollowingClock(clock)
         self.queue = queue
         self.settings = settings
         self.clock = clock
@@ -144,6 +147,7 @@ class Server:
             on_commit=self.feed.on_commit,
             emit=self.watchers.emit,
             outbox=None if store.exclusive else self.watchers.outbox,
+            follow=None if store.exclusive else following.follow,
         )
         self.fleet = Fleet(
             self.id,

@@ -58,6 +58,7 @@ class MemoryStore:
 
     def __init__(self, *, exclusive: bool = True) -> None:
         self.exclusive = exclusive
+        self.judged_at: int | None = None
         # Under threads a question may come while a batch is applied.
         self._lock = threading.Lock()
         self._rows = Rows()

@@ -115,8 +115,8 @@ class PostgresStore:
         self._silent_s = silent_s
         self._closing = Event()
         self._writing = Lock()
-        self.skew_ms = 0
-        """How far the database's clock was ahead of the caller's *now* when a batch was last applied."""
+        self.judged_at: int | None = None
+        """What the database's clock showed in the last batch, if that asked for it."""
         self.unsettled = True
         self._batches = 0
         self._writer: Connection | None = self._connect(durable=durable)
@@ -190,7 +190,7 @@ class PostgresStore:
             with db.pipeline():
                 talk.begin()
                 work = Work(talk, self._writer_id, self._clock_of(db, now))
-                answers = Batch(work, lambda: self.skew_ms).run(ops)
+                answers = Batch(work, asked_at=now).run(ops)
                 letter = None if news is None else news(answers)
                 if letter is not None:
                     keep_letter(work, letter)
@@ -209,11 +209,12 @@ class PostgresStore:
         if not self._own_clock:
             return lambda: now
         asked = db.execute(sql.CLOCK)
+        self.judged_at = None
 
         def read() -> int:
             [(at,)] = asked.fetchall()
-            self.skew_ms = at - now
-            return int(at)
+            self.judged_at = int(at)
+            return self.judged_at
 
         return read
 

@@ -62,7 +62,7 @@ def expire(work: Work, op: ops.Expire) -> ops.Changed:
     return ops.Changed(changes, more=more)
 
 
-def recover(work: Work, op: ops.Recover, skew_ms: int) -> ops.Recovered:
+def recover(work: Work, op: ops.Recover, *, skew_ms: int) -> ops.Recovered:
     """See ops.Recover. *skew_ms* is how far the clock that judges is ahead of that of the asker."""
     found = work.talk.ask(sql.SELECT_DEAD_SERVERS, op.server, op.dead_before + skew_ms)
     dead = texts(server for (server,) in found)

@@ -52,6 +52,7 @@ class SqliteStore:
     """
 
     exclusive = True
+    judged_at: int | None = None
 
     def __init__(self, path: Path, *, durable: bool = True, vfs: str | None = None) -> None:
         self._path = path.resolve()

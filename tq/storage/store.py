@@ -77,6 +77,11 @@ class Store(Protocol):
     """Whether one process has this store to itself, so that every other server known to it is dead."""
 
     @property
+    def judged_at(self) -> int | None:
+        """What the clock that judges showed in the last batch; None where that is the *now* of the caller."""
+        ...
+
+    @property
     def unsettled(self) -> bool:
         """Whether there may be something for Settle. A hint: True where it is not known."""
         ...

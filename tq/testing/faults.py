@@ -28,6 +28,11 @@ class FaultyStore:
         self.refused = 0
 
     @property
+    def judged_at(self) -> int | None:
+        """As the store."""
+        return self.store.judged_at
+
+    @property
     def unsettled(self) -> bool:
         """As the store."""
         return self.store.unsettled
