@@ -54,9 +54,10 @@ class Run:
 
 
 def read_runs(path: Path) -> list[Run]:
-    """All runs so far, by start."""
+    """All runs so far, by start. The last line may be half written."""
     runs: dict[tuple[str, int], Run] = {}
-    for line in path.read_text().splitlines():
+    whole, _, _ = path.read_text().rpartition("\n")
+    for line in whole.splitlines():
         what, task_id, *numbers = line.split()
         generation, attempt, pid, ns = map(int, numbers)
         if what == "start":
@@ -111,6 +112,16 @@ class World:
         for server in [self.spawn() for _ in range(count)]:
             self.admit(server)
 
+    def follower(self) -> Server:
+        """One that does not lead: whoever takes its place as leader is not waited for."""
+        [led_by] = [
+            each["id"] for each in self.servers[0].get("/v1/servers").json["servers"] if each["leads"]
+        ]
+        return next(server for server in self.servers if self._id_of(server) != led_by)
+
+    def _id_of(self, server: Server) -> str:
+        return str(json.loads(server.output.wait('"server.started"'))["server"])
+
     def way(self, server: Server) -> Proxy:
         return self._ways[server.process.pid]
 
@@ -150,9 +161,9 @@ class World:
 
     def end_lease(self, server: Server) -> None:
         """Have the lease of a lost *server* end now."""
-        started = json.loads(server.output.wait('"server.started"'))
         self._lapses[server.process.pid] = time.monotonic()
-        self.execute("UPDATE tq.servers SET seen_at = seen_at - 60000 WHERE server = %s", started["server"])
+        aged = "UPDATE tq.servers SET seen_at = seen_at - 60000 WHERE server = %s"
+        self.execute(aged, self._id_of(server))
 
     def close(self) -> None:
         for way in self._ways.values():
@@ -278,10 +289,12 @@ class World:
     def check_healthy(self) -> None:
         """Each server stores, and each does work."""
         for server in self.servers:
-            self._submit(server, f"last-{server.port}-{time.monotonic_ns()}")
+            self.submit(server)
         self.wait_drained()
 
-    def _submit(self, server: Server, task_id: str) -> None:
+    def submit(self, server: Server) -> None:
+        """Have *server* take a task."""
+        task_id = f"one-{server.port}-{time.monotonic_ns()}"
         task = {"id": task_id, "type": "quick", "payload": {"n": 1}, "priority": 0}
         answer = server.post("/v1/tasks", task)
         assert answer.status == 201, answer
