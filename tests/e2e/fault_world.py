@@ -114,10 +114,9 @@ class World:
 
     def follower(self) -> Server:
         """One that does not lead: whoever takes its place as leader is not waited for."""
-        [led_by] = [
-            each["id"] for each in self.servers[0].get("/v1/servers").json["servers"] if each["leads"]
-        ]
-        return next(server for server in self.servers if self._id_of(server) != led_by)
+        listed = self.servers[0].get("/v1/servers").json["servers"]
+        leaders = [each["id"] for each in listed if each["leads"]]
+        return next(server for server in self.servers if self._id_of(server) not in leaders)
 
     def _id_of(self, server: Server) -> str:
         return str(json.loads(server.output.wait('"server.started"'))["server"])
