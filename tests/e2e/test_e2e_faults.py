@@ -8,6 +8,7 @@ more of each than the run of all tests.
 from __future__ import annotations
 
 import os
+import signal
 import statistics
 import time
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ import pytest
 from fault_proxy import Cut
 from fault_world import DEAF_S, LEASE_S, RESUMED_S, TAKEN_OVER_S, World
 from postgres_server import PostgresServer, new_database, private_server
-from process import Site
+from process import SHUTDOWN_SLACK_S, Site
 
 FAULTS: Final = int(os.environ.get("TQ_FAULTS", "1"))
 LEASES: Final = int(os.environ.get("TQ_FAULT_LEASES", "0"))
@@ -28,6 +29,8 @@ SERVERS: Final = int(os.environ.get("TQ_FAULT_SERVERS", "3"))
 SEED: Final = os.environ.get("TQ_FAULT_SEED", "1")
 
 pytestmark = pytest.mark.timeout(120 + 20 * FAULTS + 90 * LEASES)
+
+LONG: Final = pytest.mark.skipif(not LEASES, reason="takes its time: see `just test-faults`")
 
 TERMINATE: Final = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
@@ -178,7 +181,7 @@ def test_server_that_was_cut_off_works_again(fleet: World, heal: str) -> None:
     assert max(resumed) <= RESUMED_S + (10 if heal == "forget" else 0)
 
 
-@pytest.mark.skipif(not LEASES, reason="takes its time: see `just test-faults`")
+@LONG
 def test_server_that_hears_nothing_notices(fleet: World) -> None:
     deaf = []
     for n in range(LEASES):
@@ -188,6 +191,24 @@ def test_server_that_hears_nothing_notices(fleet: World) -> None:
     fleet.check()
     report(fleet, f"{LEASES} listeners under load and one at rest deaf, until they listened anew", deaf)
     assert max(deaf) <= DEAF_S
+
+
+@LONG
+def test_server_that_is_cut_off_ends_in_time(fleet: World) -> None:
+    leaving = fleet.spawn(grace=1)
+    fleet.admit(leaving)
+    with fleet.load():
+        fleet.have_nap(leaving, ms=500)
+        fleet.way(leaving).hold()
+        fleet.remove(leaving)
+        told = fleet.lose(leaving)
+        leaving.send(signal.SIGTERM)
+        code = leaving.wait_exit(since=told, within_s=1 + SHUTDOWN_SLACK_S)
+        seconds = time.monotonic() - told
+        fleet.way(leaving).close()
+    fleet.check()
+    report(fleet, "SIGTERM to a server that was cut off, ended", [seconds])
+    assert code == 0
 
 
 # The servers
