@@ -119,9 +119,14 @@ async def _serve(
 ) -> None:
     # Each thread is a worker's, so the pool is the limit; trio's own of 40 would be another.
     threads = trio.CapacityLimiter(math.inf)
+    own_threads = trio.CapacityLimiter(math.inf)
 
     async def run_handler(function: Callable[[], T], /) -> T:
         return await trio.to_thread.run_sync(function, limiter=threads)
+
+    async def run_own(function: Callable[[], T], /) -> T:
+        # A handful of callers, who would else wait behind 40 requests that wait for the store.
+        return await trio.to_thread.run_sync(function, limiter=own_threads)
 
     supervisor = Supervisor(os.environ, pid=os.getpid())
 
@@ -150,6 +155,7 @@ async def _serve(
         spawn=None if queue.reference is None else python_child(queue.reference),
         tracing=find_tracing(),
         id=server_id,
+        run_own=run_own,
     )
     traffic = Traffic()
     app = make_app(

@@ -80,6 +80,8 @@ class Server:
 
     Args:
         run_sync: Runs the store's blocking calls: in threads, or inline under virtual time.
+        run_own: The same for those that nobody asked for and that all else hangs on: it must not have them
+            wait for calls of *run_sync*. Without it, that is taken.
         run_handler: Runs handlers that are plain functions.
         emit: Told of every event; must not block.
         id: The name of this start of a server; without it, one that *random* makes.
@@ -102,6 +104,7 @@ class Server:
         spawn: Spawn | None = None,
         tracing: Tracing | None = None,
         id: ServerId | None = None,
+        run_own: RunSync | None = None,
     ) -> None:
         _check_processes(queue, spawn)
         if not store.exclusive:
@@ -119,6 +122,7 @@ class Server:
         self.draining = trio.Event()
         self.store = store
         self.run_sync = run_sync
+        self.run_own = run_own or run_sync
         self.run_handler = run_handler
         self.spawn = spawn
         self.tracing = tracing
@@ -143,7 +147,7 @@ class Server:
         self.ledger = Ledger(
             store,
             clock=clock,
-            run_sync=run_sync,
+            run_sync=self.run_own,
             on_commit=self.feed.on_commit,
             emit=self.watchers.emit,
             outbox=None if store.exclusive else self.watchers.outbox,
@@ -155,7 +159,7 @@ class Server:
             self.ledger,
             types=queue.types,
             clock=clock,
-            run_sync=run_sync,
+            run_sync=self.run_own,
             pool=self.pool,
             feed=self.feed,
             watchers=self.watchers,

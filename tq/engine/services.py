@@ -250,7 +250,7 @@ class Services:
                             server.store,
                             server.id,
                             fleet,
-                            run_sync=server.run_sync,
+                            run_sync=server.run_own,
                             backoff=Backoff(server.random),
                         )
                     )
@@ -274,7 +274,7 @@ class Services:
                         server.store,
                         server.feed,
                         clock=server.clock,
-                        run_sync=server.run_sync,
+                        run_sync=server.run_own,
                         backoff=Backoff(server.random),
                         leads=lambda: server.fleet.leads,
                     )
