@@ -249,7 +249,17 @@ class World:
                     found += [acknowledged[server.port] - since, started[server.process.pid] - since]
             return found
 
-        wait_until(lambda: len(resumed()) == 2 * len(self.servers), lambda: "a server does not work")
+        def silent() -> str:
+            heard = {port for at, port in self.journal.acknowledgements if at > since}
+            ran = {run.pid for run in self.runs() if run.started > since}
+            return "\n".join(
+                f"{server.port} acknowledges: {server.port in heard}, runs: {server.process.pid in ran}:\n"
+                f"{server.output.last()}"
+                for server in self.servers
+                if server.port not in heard or server.process.pid not in ran
+            )
+
+        wait_until(lambda: len(resumed()) == 2 * len(self.servers), silent)
         return resumed()
 
     # What must hold
