@@ -153,12 +153,15 @@ class Server:
             outbox=None if store.exclusive else self.watchers.outbox,
             follow=None if store.exclusive else following.follow,
         )
-        self.fleet = Fleet(
+        self.fleet = self._new_fleet()
+
+    def _new_fleet(self) -> Fleet:
+        return Fleet(
             self.id,
-            store,
+            self.store,
             self.ledger,
-            types=queue.types,
-            clock=clock,
+            types=self.queue.types,
+            clock=self.clock,
             run_sync=self.run_own,
             pool=self.pool,
             feed=self.feed,
