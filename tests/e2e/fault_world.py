@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import signal
 import time
 from collections import Counter
@@ -82,8 +81,9 @@ class World:
         self._upstream = port
         self._ways: dict[int, Proxy] = {}
         self._seed = seed
-        self._lapses: dict[int, float] = {}
-        """By process: from when on others may run what it ran, even if it still does."""
+        self._lapses: dict[int, list[float]] = {}
+        """By process, for each time that it was lost: from when on others may run what it then ran, even if
+        it still does."""
         self._stopped: set[int] = set()
         """The processes that were told to stop, and give back what they run."""
         self._runs = site.folder / "runs"
@@ -155,12 +155,12 @@ class World:
     def lose(self, server: Server) -> float:
         """From now on *server* cannot say that it lives; what now is."""
         now = time.monotonic()
-        self._lapses[server.process.pid] = now + LEASE_S - BEAT_S - SLACK_S
+        self._lapses.setdefault(server.process.pid, []).append(now + LEASE_S - BEAT_S - SLACK_S)
         return now
 
     def end_lease(self, server: Server) -> None:
         """Have the lease of a lost *server* end now."""
-        self._lapses[server.process.pid] = time.monotonic()
+        self._lapses[server.process.pid][-1] = time.monotonic()
         aged = "UPDATE tq.servers SET seen_at = seen_at - 60000 WHERE server = %s"
         self.execute(aged, self._id_of(server))
 
@@ -333,7 +333,7 @@ class World:
 
     def _check_again(self, task: Task, run: Run, after: Run) -> None:
         told = f"{task.id} ran at {run} and again at {after}, lapses: {self._lapses}"
-        if after.started >= self._lapses.get(run.pid, math.inf):
+        if any(run.started < lapse <= after.started for lapse in self._lapses.get(run.pid, ())):
             return
         assert run.ended is not None, told
         assert run.ended <= after.started, told

@@ -1,6 +1,6 @@
 """A way to PostgreSQL that takes what is sent and passes nothing on: TCP sees nothing wrong with it.
 
-The store of these tests gives up after a second in place of 35. A statement that takes long is waited for as
+The store of these tests gives up after a second in place of 32. A statement that takes long is waited for as
 long as the way itself answers, so the tests of that are of what takes less.
 """
 

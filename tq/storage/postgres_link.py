@@ -29,7 +29,7 @@ IDLE_IN_TRANSACTION_MS: Final = 5_000
 """A server that stops in the middle of a batch keeps its locks from the others no longer than this."""
 UNHEARD_MS: Final = 10_000
 """A connection whose other end has not been heard of for so long is broken, as TCP sees it."""
-SILENT_S: Final = 35.0
+SILENT_S: Final = 32.0
 """And one whose other end takes a statement and says nothing for so long, whatever TCP sees."""
 SILENT_SHORT_S: Final = 5.0
 """The same where the answer takes no work: setting up, listening, ringing, heartbeats."""
@@ -141,7 +141,8 @@ class Connection(psycopg.Connection[Row]):
             wanted = next(gen)
             while True:
                 ready = yield wanted
-                # Nothing, after a step in which nothing came.
+                # Nothing, after a step in which nothing came. Steps are counted, and not time, in which this
+                # process may have stood still; on a busy machine they are longer.
                 steps_left = self.silent_s / STEP_S if ready else steps_left - 1
                 if steps_left <= 0 or (not ready and self.let_go is not None and self.let_go.is_set()):
                     self.close()
