@@ -44,6 +44,30 @@ class SystemClock:
         return trio.current_time()
 
 
+class FollowingClock:
+    """*clock*, whose wall time is put right by that of a store that judges by a clock of its own.
+
+    It is moved no further than it must be: the way to the store and back takes its time, too.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.ahead_ms = 0
+        """How far what this shows is ahead of *clock*."""
+
+    def now_ms(self) -> int:
+        """The instant now, by the store: Unix milliseconds, UTC."""
+        return self._clock.now_ms() + self.ahead_ms
+
+    def monotonic(self) -> float:
+        """As *clock*: time that passes is the same everywhere."""
+        return self._clock.monotonic()
+
+    def follow(self, judged_at: int, asked_at: int) -> None:
+        """Show what agrees with this: the store read *judged_at* at some moment since *asked_at*."""
+        self.ahead_ms += min(0, judged_at - asked_at) + max(0, judged_at - self.now_ms())
+
+
 def monotonic_s() -> float:
     """Seconds from an arbitrary start, outside trio."""
     return time.monotonic()

@@ -14,6 +14,7 @@ from typing import Final
 CHUNK: Final = 65_536
 SSL_REQUEST: Final = 80_877_103
 GSS_REQUEST: Final = 80_877_104
+LISTEN: Final = b"LISTEN tq_"
 PATIENCE_S: Final = 10.0
 
 
@@ -94,6 +95,8 @@ class Proxy:
         self._pairs: set[Pair] = set()
         self._guard = threading.Lock()
         self._closing = False
+        self._listens = threading.Condition()
+        self._listeners = 0
         threading.Thread(target=self._accept, daemon=True).start()
 
     # Faults
@@ -112,6 +115,17 @@ class Proxy:
             for pair in self._pairs:
                 pair.is_dead = True
         self._open.set()
+
+    def deafen(self) -> float:
+        """Hold what the connections that listen get; seconds until one listens anew."""
+        began = time.monotonic()
+        with self._listens:
+            before = self._listeners
+            with self._guard:
+                for pair in self._pairs:
+                    pair.is_deaf = pair.listens
+            assert self._listens.wait_for(lambda: self._listeners > before, 3 * PATIENCE_S), "still deaf"
+        return time.monotonic() - began
 
     def reset(self) -> None:
         """Reset all connections."""
@@ -172,6 +186,11 @@ class Proxy:
                     self._was_cut.set()
                     raise ConnectionError
                 passed.append(message)
+                if LISTEN in message:
+                    pair.listens = True
+                    with self._listens:
+                        self._listeners += 1
+                        self._listens.notify_all()
             pair.server.sendall(b"".join(passed))
 
         self._pump(pair, pair.client, send)
@@ -201,12 +220,15 @@ class Pair:
         self.client = client
         self.server = server
         self.is_dead = False
+        self.listens = self.is_deaf = False
         self._is_cut = False
         self._replied = threading.Event()
 
     def reply(self, data: bytes) -> None:
         if self._is_cut:
             self._replied.set()
+        elif self.is_deaf:
+            pass
         else:
             self.client.sendall(data)
 

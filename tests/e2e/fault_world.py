@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import signal
 import time
 from collections import Counter
@@ -34,6 +33,8 @@ TAKEN_OVER_S: Final = 20.0
 """What a dead server ran runs again after so long at most."""
 RESUMED_S: Final = 5.0
 """And servers work so soon after their database is back."""
+DEAF_S: Final = 10.0 + SLACK_S
+"""And a server to which nothing comes on the connection that listens knows it so soon."""
 DRAIN_S: Final = 60.0
 START_S: Final = 60.0
 """Seconds that the last of many servers may take to start, all at once on few cores."""
@@ -52,9 +53,10 @@ class Run:
 
 
 def read_runs(path: Path) -> list[Run]:
-    """All runs so far, by start."""
+    """All runs so far, by start. The last line may be half written."""
     runs: dict[tuple[str, int], Run] = {}
-    for line in path.read_text().splitlines():
+    whole, _, _ = path.read_text().rpartition("\n")
+    for line in whole.splitlines():
         what, task_id, *numbers = line.split()
         generation, attempt, pid, ns = map(int, numbers)
         if what == "start":
@@ -79,8 +81,9 @@ class World:
         self._upstream = port
         self._ways: dict[int, Proxy] = {}
         self._seed = seed
-        self._lapses: dict[int, float] = {}
-        """By process: from when on others may run what it ran, even if it still does."""
+        self._lapses: dict[int, list[float]] = {}
+        """By process, for each time that it was lost: from when on others may run what it then ran, even if
+        it still does."""
         self._stopped: set[int] = set()
         """The processes that were told to stop, and give back what they run."""
         self._runs = site.folder / "runs"
@@ -108,6 +111,15 @@ class World:
         """So many new servers that take requests."""
         for server in [self.spawn() for _ in range(count)]:
             self.admit(server)
+
+    def follower(self) -> Server:
+        """One that does not lead: whoever takes its place as leader is not waited for."""
+        listed = self.servers[0].get("/v1/servers").json["servers"]
+        leaders = [each["id"] for each in listed if each["leads"]]
+        return next(server for server in self.servers if self._id_of(server) not in leaders)
+
+    def _id_of(self, server: Server) -> str:
+        return str(json.loads(server.output.wait('"server.started"'))["server"])
 
     def way(self, server: Server) -> Proxy:
         return self._ways[server.process.pid]
@@ -143,14 +155,14 @@ class World:
     def lose(self, server: Server) -> float:
         """From now on *server* cannot say that it lives; what now is."""
         now = time.monotonic()
-        self._lapses[server.process.pid] = now + LEASE_S - BEAT_S - SLACK_S
+        self._lapses.setdefault(server.process.pid, []).append(now + LEASE_S - BEAT_S - SLACK_S)
         return now
 
     def end_lease(self, server: Server) -> None:
         """Have the lease of a lost *server* end now."""
-        started = json.loads(server.output.wait('"server.started"'))
-        self._lapses[server.process.pid] = time.monotonic()
-        self.execute("UPDATE tq.servers SET seen_at = seen_at - 60000 WHERE server = %s", started["server"])
+        self._lapses[server.process.pid][-1] = time.monotonic()
+        aged = "UPDATE tq.servers SET seen_at = seen_at - 60000 WHERE server = %s"
+        self.execute(aged, self._id_of(server))
 
     def close(self) -> None:
         for way in self._ways.values():
@@ -237,7 +249,17 @@ class World:
                     found += [acknowledged[server.port] - since, started[server.process.pid] - since]
             return found
 
-        wait_until(lambda: len(resumed()) == 2 * len(self.servers), lambda: "a server does not work")
+        def silent() -> str:
+            heard = {port for at, port in self.journal.acknowledgements if at > since}
+            ran = {run.pid for run in self.runs() if run.started > since}
+            return "\n".join(
+                f"{server.port} acknowledges: {server.port in heard}, runs: {server.process.pid in ran}:\n"
+                f"{server.output.last()}"
+                for server in self.servers
+                if server.port not in heard or server.process.pid not in ran
+            )
+
+        wait_until(lambda: len(resumed()) == 2 * len(self.servers), silent)
         return resumed()
 
     # What must hold
@@ -276,10 +298,12 @@ class World:
     def check_healthy(self) -> None:
         """Each server stores, and each does work."""
         for server in self.servers:
-            self._submit(server, f"last-{server.port}-{time.monotonic_ns()}")
+            self.submit(server)
         self.wait_drained()
 
-    def _submit(self, server: Server, task_id: str) -> None:
+    def submit(self, server: Server) -> None:
+        """Have *server* take a task."""
+        task_id = f"one-{server.port}-{time.monotonic_ns()}"
         task = {"id": task_id, "type": "quick", "payload": {"n": 1}, "priority": 0}
         answer = server.post("/v1/tasks", task)
         assert answer.status == 201, answer
@@ -309,7 +333,7 @@ class World:
 
     def _check_again(self, task: Task, run: Run, after: Run) -> None:
         told = f"{task.id} ran at {run} and again at {after}, lapses: {self._lapses}"
-        if after.started >= self._lapses.get(run.pid, math.inf):
+        if any(run.started < lapse <= after.started for lapse in self._lapses.get(run.pid, ())):
             return
         assert run.ended is not None, told
         assert run.ended <= after.started, told

@@ -84,6 +84,10 @@ class Output:
             assert line is not None, f"no line with {texts} in:\n" + "\n".join(self._lines)
             return line
 
+    def last(self, count: int = 30) -> str:
+        """The last *count* lines so far."""
+        return "\n".join(self._lines[-count:])
+
     def text(self) -> str:
         """Everything, once the process has closed both outputs."""
         with self._changed:

@@ -20,6 +20,7 @@ from tq.engine.services import ExitReport, run_server
 from tq.handlers import TaskQueue
 from tq.storage.memory import MemoryStore
 from tq.testing import FaultyStore, VirtualClock, finished, open_server, refuse_exit, run_inline, submit
+from tq.testing.faults import Freezer
 
 
 async def test_task_that_ends_within_the_grace_is_finished_and_the_rest_waits(
@@ -217,6 +218,58 @@ async def test_handler_that_never_stops_does_not_hold_the_exit(
         ServerStopped(at=server.clock.now_ms(), server=server.id, released=1, stuck=1)
     ]
     assert not [event for event in seen if isinstance(event, AttemptFinished)]
+
+
+async def test_store_that_never_answers_holds_nobody_back(
+    queue: TaskQueue, autojump_clock: trio.testing.MockClock, seen: list[Event]
+) -> None:
+    exits: list[tuple[float, int]] = []
+    freezer = Freezer()
+
+    @queue.task("it", timeout=60)
+    async def it() -> None:
+        await trio.sleep(1.5)
+
+    def exit_now(code: int) -> None:
+        exits.append((trio.current_time(), code))
+        freezer.thaw()
+
+    async with open_server(queue, emit=seen.append, exit_now=exit_now, run_sync=freezer.run_sync) as server:
+        await submit(server, type="it")
+        await trio.sleep(1)
+        freezer.freeze()
+        server.draining.set()
+    assert exits == [(15.5, 0)]
+    told = [event for event in seen if isinstance(event, ServerStopped)]
+    assert (told[0].released, told[0].stuck) == (0, 0)
+
+
+async def test_signal_ends_a_server_whose_store_does_not_answer_at_its_start(
+    queue: TaskQueue, autojump_clock: trio.testing.MockClock
+) -> None:
+    freezer, signals = Freezer(), Signals()
+    freezer.freeze()
+    server = Server(
+        queue,
+        MemoryStore(),
+        settings=Settings(),
+        clock=VirtualClock(),
+        random=Random(0),
+        run_sync=freezer.run_sync,
+        run_handler=run_inline,
+        emit=lambda event: None,
+    )
+    exits: list[tuple[float, int]] = []
+    async with trio.open_nursery() as nursery:
+
+        def exit_now(code: int) -> None:
+            exits.append((trio.current_time(), code))
+            freezer.thaw()
+
+        nursery.start_soon(partial(run_server, server, signals=aiter(signals), exit_now=exit_now))
+        await trio.sleep_until(3)
+        signals.send()
+    assert exits == [(17.5, 0)]
 
 
 class Signals:

@@ -6,11 +6,13 @@ A new database costs 50 ms, new tables 30 ms, and to empty the few that a test h
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from functools import partial
 from uuid import uuid4
 
 import pytest
 from postgres_place import Schema
+from postgres_way import Way
 
 from tq.storage.postgres import PostgresStore
 
@@ -31,6 +33,13 @@ def empty_schema(postgres_schema: Schema) -> Schema:
     """That schema, and nothing in it."""
     postgres_schema.empty()
     return postgres_schema
+
+
+@pytest.fixture
+def way(empty_schema: Schema) -> Iterator[Way]:
+    """A way to that schema on which things go wrong."""
+    with closing(Way(empty_schema.url)) as opened:
+        yield opened
 
 
 @pytest.fixture

@@ -56,6 +56,12 @@ def test_a_server_is_listed_with_what_it_said_when_it_was_last_seen(store: Store
     assert news(store).seats == (Seat(THEM, 0, 0), Seat(US, 3, 0))
 
 
+def test_a_heartbeat_that_was_long_under_way_makes_no_server_older(store: Store) -> None:
+    do(store, ops.Beat(US), NOW + 5)
+    do(store, ops.Beat(US, said=Json("1")), NOW)
+    assert store.read(GetServers()) == (ServerRow(US, NOW + 5, Json("1"), 0),)
+
+
 def test_an_edition_goes_with_what_is_said(store: Store) -> None:
     do(store, ops.Beat(US, said=Json("1"), edition=3))
     do(store, ops.Beat(US, edition=9))

@@ -8,8 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 from typing import TypeVar
 
+import psycopg
 import pytest
 from chooser import Chooser
+from postgres_place import Schema
 from storage_kit import HERE, NOW, claim, do, finish, new, recount, settle, submit, task
 from tiers import tiered
 
@@ -274,6 +276,34 @@ def test_tick_is_dealt_with_once(stores: list[PostgresStore]) -> None:
     made = [each.id for each in stores[0].snapshot().tasks]
     assert len(made) <= 40
     assert len({name.partition("-")[2] for name in made}) == len(made)
+
+
+def test_heartbeat_beside_a_batch_is_for_those_who_are_known(stores: list[PostgresStore]) -> None:
+    assert not stores[0].beat(HERE, NOW)
+    assert stores[0].snapshot().servers == ()
+    do(stores[0], ops.Beat(HERE))
+    assert stores[1].beat(HERE, NOW + 5)
+    assert stores[1].beat(HERE, NOW + 4)
+    assert stores[0].snapshot().servers == ((HERE, NOW + 5),)
+
+
+def test_who_has_its_own_row_in_hand_is_no_dead_server(
+    stores: list[PostgresStore], empty_schema: Schema
+) -> None:
+    """Its heartbeat is in a batch that takes long: nobody waits for it, or takes back what it runs."""
+    do(stores[0], ops.Beat(HERE))
+    do(stores[0], ops.Beat(ServerId("dead")))
+    submit(stores[0], "a", "b")
+    claim(stores[0])
+    claim(stores[0], by="dead")
+    with psycopg.connect(empty_schema.server) as batch:
+        batch.execute(f"UPDATE {empty_schema.name}.servers SET said = '1' WHERE server = %s", (HERE,))
+        assert do(stores[1], ops.Recover(THERE, NOW + 1)) == ops.Recovered(pending=1)
+        batch.rollback()
+    assert stores[0].snapshot().servers == ((HERE, NOW),)
+    assert task(stores[0], "a").state is State.RUNNING
+    assert do(stores[1], ops.Recover(THERE, NOW + 1)) == ops.Recovered(pending=1)
+    assert stores[0].snapshot().servers == ()
 
 
 @pytest.mark.parametrize("seed", tiered([1, 2, 3]))

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import re
-import socket
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
-from threading import Event, Thread
+from contextlib import closing
 from urllib.parse import quote, urlsplit
 
 import psycopg
 import pytest
 from postgres_place import Schema
 from postgres_server import execute, private_server
+from postgres_way import Way
 from storage_kit import HERE, NOW, claim, do, finish, new, running, state, submit, task
 
 from tq.core import ops, queries
@@ -28,76 +27,6 @@ from tq.storage.store import open_store
 pytest_plugins = ("postgres_kit",)
 
 THERE = ServerId("there")
-
-
-class Way:
-    """A way to the server at *url* on which the next COMMIT meets what `at_commit` says, once."""
-
-    def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        self._server = (parts.hostname or "127.0.0.1", parts.port or 5432)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        port = self._listener.getsockname()[1]
-        self.url = parts._replace(netloc=f"{parts.username}@127.0.0.1:{port}").geturl()
-        self.at_commit: str | None = None
-        self.let_go = Event()
-        """When a COMMIT that is held up goes on, its client long gone."""
-        self.met = 0
-        self._sockets = [self._listener]
-        self._threads: list[Thread] = []
-        self._begin(self._accept)
-
-    def _begin(self, work: Callable[..., None], *arguments: object) -> None:
-        self._threads.append(Thread(target=work, args=arguments))
-        self._threads[-1].start()
-
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                server = socket.create_connection(self._server)
-                self._sockets += client, server
-                self._begin(self._pass, client, server, True)
-                self._begin(self._pass, server, client, False)
-
-    def _pass(self, source: socket.socket, target: socket.socket, is_asking: bool) -> None:
-        with suppress(OSError):
-            while data := source.recv(65_536):
-                if is_asking and self.at_commit is not None and b"COMMIT" in data:
-                    self._meet(source, target, data)
-                    return
-                target.sendall(data)
-        _shut(source, target)
-
-    def _meet(self, client: socket.socket, server: socket.socket, data: bytes) -> None:
-        how, self.at_commit = self.at_commit, None
-        self.met += 1
-        _shut(client)
-        if how == "held up":
-            self.let_go.wait(10)
-        if how != "never arrives":
-            server.sendall(data)
-        # What is on its way still gets there.
-        server.shutdown(socket.SHUT_WR)
-
-    def close(self) -> None:
-        _shut(*self._sockets)
-        for thread in self._threads:
-            thread.join()
-        for each in self._sockets:
-            each.close()
-
-
-def _shut(*sockets: socket.socket) -> None:
-    for each in sockets:
-        with suppress(OSError):
-            each.shutdown(socket.SHUT_RDWR)
-
-
-@pytest.fixture
-def way(empty_schema: Schema) -> Iterator[Way]:
-    with closing(Way(empty_schema.url)) as opened:
-        yield opened
 
 
 @pytest.fixture
@@ -148,10 +77,10 @@ def test_connections_that_were_cut_off_are_made_anew(store: PostgresStore, empty
     execute(empty_schema.server, cut)
     assert state(store, "a") is State.PENDING
     execute(empty_schema.server, cut)
-    submit(store, "b")
+    do(store, ops.Beat(HERE))
     execute(empty_schema.server, cut)
-    store.beat(HERE, NOW)
-    assert store.snapshot().servers == ((HERE, NOW),)
+    assert store.beat(HERE, NOW + 1)
+    assert store.snapshot().servers == ((HERE, NOW + 1),)
 
 
 def test_server_that_is_not_there_is_told_of_without_the_password() -> None:
@@ -178,10 +107,11 @@ def test_batch_behind_a_stranger_fails_in_time_and_heartbeats_get_through(
     store: PostgresStore, empty_schema: Schema
 ) -> None:
     submit(store, "a", "b")
+    do(store, ops.Beat(HERE))
     with psycopg.connect(empty_schema.server) as stranger, ThreadPoolExecutor(1) as pool:
         stranger.execute(f"SELECT 1 FROM {empty_schema.name}.lives FOR UPDATE")
         asked = pool.submit(store.apply, [ops.Cancel(TaskId("a"))], NOW)
-        store.beat(HERE, NOW + 7)
+        assert store.beat(HERE, NOW + 7)
         assert store.snapshot().servers == ((HERE, NOW + 7),)
         with pytest.raises(StorageUnavailable, match="lock timeout"):
             asked.result(timeout=30)
@@ -328,9 +258,9 @@ def test_clock_of_the_database_judges(empty_schema: Schema) -> None:
         submit(store, "a", now=NOW)
         created_at = task(store, "a").created_at
         assert created_at > NOW + 10**10
-        assert store.skew_ms == created_at - NOW
+        assert store.judged_at == created_at
         do(store, ops.Beat(THERE), NOW)
-        store.beat(HERE, NOW)
+        assert store.beat(THERE, NOW)
         assert all(created_at <= seen_at < created_at + 60_000 for _, seen_at in store.snapshot().servers)
         claim(store, by=THERE)
         # Who asks has a clock that is years behind: a minute ago by it is a minute ago.

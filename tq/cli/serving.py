@@ -30,8 +30,9 @@ from tq.config import Address, Config, format_duration, without_password
 from tq.core.errors import StorageError
 from tq.core.events import Event, HttpAnswered
 from tq.core.queries import GetKeys
+from tq.core.task import ServerId
 from tq.engine.processes import python_child
-from tq.engine.server import Server, Settings
+from tq.engine.server import Server, Settings, new_server_id
 from tq.engine.services import run_server
 from tq.handlers import TaskQueue
 from tq.logs import Log, open_log, printable, route_libraries
@@ -61,11 +62,13 @@ def run(queue: TaskQueue, config: Config) -> Exit:
     raise_files_limit()
     with ExitStack() as opened:
         sockets = [opened.enter_context(sock) for sock in _bind(config)]
-        store = opened.enter_context(closing(_open_store(config)))
+        chance = random.Random()
+        server_id = new_server_id(chance)
+        store = opened.enter_context(closing(_open_store(config, name=f"tq {server_id}")))
         _check_bind(config, store)
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         gc.set_threshold(*GC_THRESHOLDS)
-        trio.run(_serve, queue, store, sockets, config, log)
+        trio.run(partial(_serve, queue, store, sockets, config, log, server_id=server_id, chance=chance))
     return Exit.OK
 
 
@@ -97,21 +100,33 @@ def _check_bind(config: Config, store: Store) -> None:
     )
 
 
-def _open_store(config: Config) -> Store:
+def _open_store(config: Config, *, name: str) -> Store:
     try:
-        return open_store(config.store, durable=config.durability == "full")
+        return open_store(config.store, durable=config.durability == "full", name=name)
     except StorageError as error:
         raise Fault(Exit.CANNOT_OPEN_STORE, error.message) from None
 
 
 async def _serve(
-    queue: TaskQueue, store: Store, sockets: list[socket.socket], config: Config, log: Log
+    queue: TaskQueue,
+    store: Store,
+    sockets: list[socket.socket],
+    config: Config,
+    log: Log,
+    *,
+    server_id: ServerId,
+    chance: random.Random,
 ) -> None:
     # Each thread is a worker's, so the pool is the limit; trio's own of 40 would be another.
     threads = trio.CapacityLimiter(math.inf)
+    own_threads = trio.CapacityLimiter(math.inf)
 
     async def run_handler(function: Callable[[], T], /) -> T:
         return await trio.to_thread.run_sync(function, limiter=threads)
+
+    async def run_own(function: Callable[[], T], /) -> T:
+        # A handful of callers, who would else wait behind 40 requests that wait for the store.
+        return await trio.to_thread.run_sync(function, limiter=own_threads)
 
     supervisor = Supervisor(os.environ, pid=os.getpid())
 
@@ -133,12 +148,14 @@ async def _serve(
             url=f"http://{Address(*sockets[0].getsockname()[:2])}",
         ),
         clock=SystemClock(),
-        random=random.Random(),
+        random=chance,
         run_sync=run_in_thread,
         run_handler=run_handler,
         emit=emit,
         spawn=None if queue.reference is None else python_child(queue.reference),
         tracing=find_tracing(),
+        id=server_id,
+        run_own=run_own,
     )
     traffic = Traffic()
     app = make_app(

@@ -207,7 +207,9 @@ class ServerDraining(Event, frozen=True, tag="server.draining"):
 
 
 class ServerStopped(Event, frozen=True, tag="server.stopped"):
-    """The store is closed. ``released`` tasks went back to wait; ``stuck`` handlers never stopped."""
+    """The store is closed, or never answered. ``released`` tasks went back to wait; ``stuck`` handlers never
+    stopped.
+    """
 
     server: ServerId
     released: int

@@ -336,7 +336,8 @@ class Beaten(msgspec.Struct, frozen=True):
 
 
 class Beat(Op[Beaten], frozen=True):
-    """*server* lives. ``gone`` removes it instead, at the end of a clean shutdown.
+    """*server* lives, and was seen no earlier than was known. ``gone`` removes it instead, at the end of a
+    clean shutdown.
 
     ``said`` is what it says of itself, which stores do not read, and ``edition`` a number that grows when
     something of that changes which the others act on. None leaves both as they are.

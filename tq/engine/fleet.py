@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
@@ -40,6 +41,11 @@ from tq.engine.watchers import Watchers
 from tq.storage.store import Store
 
 BEAT_EVERY_S: Final = 5.0
+BESIDE_AFTER_S: Final = 6.0
+"""A heartbeat that is late by more than a second is made up for beside the batches,"""
+BESIDE_EVERY_S: Final = 2.0
+BESIDE_MAX_S: Final = 60.0
+"""but no longer than this: who can commit nothing must not keep what it runs from the others for ever."""
 JUDGE_AFTER_S: Final = 6.0
 """A server calls others dead only if it has reached the store all this time: after an outage of the store
 every heartbeat is old, and the others get the time for one more."""
@@ -104,6 +110,8 @@ class Fleet:
         self._to_beat = Bell()
         self._to_read = Bell()
         self._has_beaten = False
+        self._asked_at = self._answered_at = clock.monotonic()
+        """When the last heartbeat that was answered was asked for, and when it was answered."""
         self._hears: dict[ServerId, int] = {}
         self._edition = 0
         self._leads_until = -math.inf if self.is_shared else math.inf
@@ -156,7 +164,8 @@ class Fleet:
                 self._shaken()
                 await backoff.wait()
                 continue
-            with trio.move_on_after(min(BEAT_EVERY_S, self._lead_again_s)):
+            late_s = self._clock.monotonic() - self._asked_at
+            with trio.move_on_after(max(0, min(BEAT_EVERY_S, self._lead_again_s) - late_s)):
                 await self._to_beat.wait_rung()
 
     async def beat_once(self) -> None:
@@ -176,12 +185,42 @@ class Fleet:
             # What was claimed before may have been taken back, whether or not it was.
             self._pool.refuse_all()
             self._shaken()
-        self._pool.lease_until = asked_at + DEAD_AFTER_MS / 1000
-        self._pool.room.ring()
+        self._asked_at, self._answered_at = asked_at, self._clock.monotonic()
+        self._renew_lease(asked_at)
         if self._has_beaten and not beaten.known and session == self.session:
             self._rejoin()
         self._has_beaten = True
         self._take_lead(led, asked_at)
+
+    def _renew_lease(self, asked_at: float) -> None:
+        until = asked_at + DEAD_AFTER_MS / 1000
+        if self._pool.lease_until == math.inf or until > self._pool.lease_until:
+            self._pool.lease_until = until
+        self._pool.room.ring()
+
+    async def run_lifeline(self) -> None:
+        """Make up for heartbeats that are stuck behind a batch, for ever. Ends only by cancellation."""
+        while True:
+            await trio.sleep(BESIDE_EVERY_S)
+            with suppress(StorageUnavailable):
+                await self.beat_beside()
+
+    async def beat_beside(self) -> None:
+        """Where the last heartbeat is late, say beside the batches that this server lives, and no more.
+
+        What a heartbeat says has its place among the batches (see above). That it lives has not: the store
+        has either taken back what this server ran, and its row with it, or now knows that it must not yet.
+
+        Raises:
+            StorageUnavailable: Safe to repeat.
+        """
+        asked_at = self._clock.monotonic()
+        is_late = BESIDE_AFTER_S < asked_at - self._answered_at <= BESIDE_MAX_S
+        if not is_late or not self._pool.is_leased:
+            return
+        beat = partial(self._store.beat, self._server, self._clock.now_ms())
+        if await self._run_sync(beat):
+            self._renew_lease(asked_at)
 
     def _take_lead(self, led: Led, asked_at: float) -> None:
         led_before = self.leads

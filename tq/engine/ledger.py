@@ -23,6 +23,7 @@ from tq.storage.store import Store
 
 R = TypeVar("R")
 OnCommit = Callable[[Sequence[AnyOp], Sequence[Reply | TqError]], None]
+Follow = Callable[[int, int], None]
 Tells = Callable[[Sequence[Reply | TqError]], Sequence[Event]]
 """Makes of the replies to its ops the events of them that only who asked can tell. Pure."""
 
@@ -50,6 +51,7 @@ class Ledger:
         on_commit: Told of each committed batch, in order, before its callers are answered.
         emit: Told of the events of each such batch before that, and when the store goes away and is back.
         outbox: What is told to other servers, in the same transaction, while there are any.
+        follow: Told what a store showed that judges by a clock of its own, and when it was asked.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Ledger:
         on_commit: OnCommit,
         emit: Callable[[Event], None],
         outbox: Outbox | None = None,
+        follow: Follow | None = None,
     ) -> None:
         self._store = store
         self._clock = clock
@@ -68,6 +71,7 @@ class Ledger:
         self._on_commit = on_commit
         self._emit = emit
         self._outbox = outbox
+        self._follow = follow
         self._waiting: list[_Asked] = []
         self._bell = Bell()
         self._closed = False
@@ -145,7 +149,8 @@ class Ledger:
         self._committing = committing = trio.Event()
         started = self._clock.monotonic()
         draft = None if self._outbox is None else self._outbox.draft(ops, partial(self._events_of, group))
-        apply = partial(self._store.apply, ops, self._clock.now_ms())
+        asked_at = self._clock.now_ms()
+        apply = partial(self._store.apply, ops, asked_at)
         try:
             replies = await self._run_sync(apply if draft is None else partial(apply, news=draft.write))
         except StorageUnavailable as failure:
@@ -161,6 +166,8 @@ class Ledger:
             self._waiting = group + self._waiting
             raise
         else:
+            if self._follow is not None and self._store.judged_at is not None:
+                self._follow(self._store.judged_at, asked_at)
             self.measured(len(ops), self._clock.monotonic() - started)
             self._note_back()
             self._tell(group, ops, replies, None if draft is None else draft.sent())

@@ -16,7 +16,7 @@ import trio
 from msgspec.structs import replace
 
 from tq import __version__
-from tq.clock import Clock, IdMaker, RunSync
+from tq.clock import Clock, FollowingClock, IdMaker, RunSync
 from tq.core.errors import Overloaded, ShuttingDown, StorageUnavailable, TqError, UnknownType
 from tq.core.events import Event, WorkersResized
 from tq.core.keys import Key
@@ -80,8 +80,11 @@ class Server:
 
     Args:
         run_sync: Runs the store's blocking calls: in threads, or inline under virtual time.
+        run_own: The same for those that nobody asked for and that all else hangs on: it must not have them
+            wait for calls of *run_sync*. Without it, that is taken.
         run_handler: Runs handlers that are plain functions.
         emit: Told of every event; must not block.
+        id: The name of this start of a server; without it, one that *random* makes.
         spawn: Starts the child processes of handlers that run in one.
     Raises:
         ValueError: A handler needs a process, and there is no *spawn*.
@@ -100,8 +103,13 @@ class Server:
         emit: Callable[[Event], None],
         spawn: Spawn | None = None,
         tracing: Tracing | None = None,
+        id: ServerId | None = None,
+        run_own: RunSync | None = None,
     ) -> None:
         _check_processes(queue, spawn)
+        if not store.exclusive:
+            # The clock of a store that is shared judges: all that is said here of time goes by it.
+            clock = following = FollowingClock(clock)
         self.queue = queue
         self.settings = settings
         self.clock = clock
@@ -114,11 +122,12 @@ class Server:
         self.draining = trio.Event()
         self.store = store
         self.run_sync = run_sync
+        self.run_own = run_own or run_sync
         self.run_handler = run_handler
         self.spawn = spawn
         self.tracing = tracing
         self.new_id = IdMaker(clock, random)
-        self.id = ServerId(f"server-{random.getrandbits(64):016x}")
+        self.id = id or new_server_id(random)
         self.started_at = clock.now_ms()
         self.watchers = Watchers(clock, self.id, emit)
         self.pool = Pool(
@@ -138,18 +147,22 @@ class Server:
         self.ledger = Ledger(
             store,
             clock=clock,
-            run_sync=run_sync,
+            run_sync=self.run_own,
             on_commit=self.feed.on_commit,
             emit=self.watchers.emit,
             outbox=None if store.exclusive else self.watchers.outbox,
+            follow=None if store.exclusive else following.follow,
         )
-        self.fleet = Fleet(
+        self.fleet = self._new_fleet()
+
+    def _new_fleet(self) -> Fleet:
+        return Fleet(
             self.id,
-            store,
+            self.store,
             self.ledger,
-            types=queue.types,
-            clock=clock,
-            run_sync=run_sync,
+            types=self.queue.types,
+            clock=self.clock,
+            run_sync=self.run_own,
             pool=self.pool,
             feed=self.feed,
             watchers=self.watchers,
@@ -402,6 +415,11 @@ class Server:
             self.pool.refuse(task_id)
         else:
             attempt.cancel(Stop.USER, now=self.clock.monotonic())
+
+
+def new_server_id(random: Random) -> ServerId:
+    """A name for one start of a server."""
+    return ServerId(f"server-{random.getrandbits(64):016x}")
 
 
 def _check_processes(queue: TaskQueue, spawn: Spawn | None) -> None:

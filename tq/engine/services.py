@@ -37,6 +37,8 @@ from tq.engine.worker import Workshop, run_overseer, run_workers
 RESULTS_BUFFER: Final = 100
 RECORD_S: Final = 2.0
 """Seconds that the last results have to reach the store at shutdown."""
+LAST_S: Final = 4.5
+"""Seconds after the grace at which this server ends even if its store does not answer."""
 
 EXIT_ABORTED: Final = 130
 """The exit code after a third signal."""
@@ -69,11 +71,32 @@ async def run_server(
         front_door: Started with ``nursery.start`` once work is done; must end soon after ``draining``.
         signals: The first drains, the second cuts the grace short, the third calls *exit_now*.
         exit_now: Ends the process with a code, at once: after a third signal, and at the end of a
-            shutdown in which a handler cannot be stopped.
+            shutdown in which a handler cannot be stopped, or the store does not answer in time.
     """
     services = Services(server)
+    async with trio.open_nursery() as beside:
+        beside.start_soon(_end_at_last, services, exit_now)
+        report = await _run_services(
+            services, front_door=front_door, signals=signals, exit_now=exit_now, task_status=task_status
+        )
+        beside.cancel_scope.cancel()
+    return report
+
+
+async def _run_services(
+    services: Services,
+    *,
+    front_door: FrontDoor | None,
+    signals: AsyncIterator[int] | None,
+    exit_now: Callable[[int], Any],
+    task_status: trio.TaskStatus[Server],
+) -> ExitReport:
+    """Run all services under one nursery, the root, until the server has stopped."""
+    server = services.server
     try:
         async with trio.open_nursery() as root:
+            if signals is not None:
+                root.start_soon(_watch_signals, services, signals, exit_now)
             root.start_soon(server.ledger.run)
             await services.join()
             root.start_soon(services.run_fleet)
@@ -93,8 +116,6 @@ async def run_server(
             if server.pulse is not None:
                 root.start_soon(run_pulse, server.pulse)
             root.start_soon(services.run_intake)
-            if signals is not None:
-                root.start_soon(_watch_signals, services, signals, exit_now)
             server.started = True
             await root.start(services.run_front_door, front_door)
             server.emit(
@@ -129,6 +150,20 @@ async def _watch_signals(
                 services.hurry.set()
             case _:
                 exit_now(EXIT_ABORTED)
+
+
+async def _end_at_last(services: Services, exit_now: Callable[[int], Any]) -> None:
+    """End the process where a shutdown takes too long, because what waits for the store cannot be let go.
+
+    What this server did not give back will be recovered, as if it had been killed.
+    """
+    server = services.server
+    await server.draining.wait()
+    with trio.move_on_after(server.settings.grace_s):
+        await services.hurry.wait()
+    await trio.sleep(LAST_S)
+    services.emit_stopped(ExitReport(released=0, stuck=len(server.pool.running)))
+    exit_now(0)
 
 
 class Services:
@@ -207,6 +242,7 @@ class Services:
             with self._membership:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(fleet.run_heart, Backoff(server.random))
+                    nursery.start_soon(fleet.run_lifeline)
                     nursery.start_soon(fleet.run_news, Backoff(server.random))
                     nursery.start_soon(fleet.run_flush, Backoff(server.random))
                     nursery.start_soon(
@@ -215,7 +251,7 @@ class Services:
                             server.store,
                             server.id,
                             fleet,
-                            run_sync=server.run_sync,
+                            run_sync=server.run_own,
                             backoff=Backoff(server.random),
                         )
                     )
@@ -239,7 +275,7 @@ class Services:
                         server.store,
                         server.feed,
                         clock=server.clock,
-                        run_sync=server.run_sync,
+                        run_sync=server.run_own,
                         backoff=Backoff(server.random),
                         leads=lambda: server.fleet.leads,
                     )

@@ -58,6 +58,7 @@ class MemoryStore:
 
     def __init__(self, *, exclusive: bool = True) -> None:
         self.exclusive = exclusive
+        self.judged_at: int | None = None
         # Under threads a question may come while a batch is applied.
         self._lock = threading.Lock()
         self._rows = Rows()
@@ -560,6 +561,10 @@ class MemoryStore:
             seats=self._fleet.seats(),
             letters=self._fleet.unread(query.read),
         )
+
+    def beat(self, server: ServerId, now: int) -> bool:
+        """See Store."""
+        return self._fleet.see(server, now)
 
     def open_wake(self, server: ServerId) -> Wake | None:
         return None if self.exclusive else self._fleet.bells.open(server)

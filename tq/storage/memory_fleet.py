@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import trio
+from msgspec.structs import replace
 
 from tq.core import ops
 from tq.core.ops import LETTER_KEPT_MS, Letter
@@ -32,8 +33,16 @@ class Fleet:
             edition = op.edition
             if said is None:
                 said, edition = (None, 0) if before is None else (before.said, before.edition)
-            self._rows[op.server] = ServerRow(op.server, now, said, edition)
+            seen_at = now if before is None else max(before.seen_at, now)
+            self._rows[op.server] = ServerRow(op.server, seen_at, said, edition)
         return ops.Beaten(known=before is not None)
+
+    def see(self, server: ServerId, now: int) -> bool:
+        """See Store.beat."""
+        row = self._rows.get(server)
+        if row is not None:
+            self._rows[server] = replace(row, seen_at=max(row.seen_at, now))
+        return row is not None
 
     def is_dead(self, server: ServerId, op: ops.Recover) -> bool:
         """See ops.Recover."""

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from random import Random
-from threading import Event
+from threading import Event, Lock
 from typing import Any, Final, NoReturn, TypeVar, cast
 
 import msgspec
@@ -48,6 +48,9 @@ from tq.storage.postgres_fleet import (
 from tq.storage.postgres_keys import list_keys
 from tq.storage.postgres_link import (
     READERS_MAX,
+    SILENT_NEWS_S,
+    SILENT_S,
+    SILENT_SHORT_S,
     Connection,
     Readers,
     Talk,
@@ -69,6 +72,8 @@ TRIES: Final = 6
 PAUSE_MS: Final = 10
 """How long the first pause before it is run again is at most; the next twice as long, and so on."""
 ASK_AGAIN_MS: Final = 250
+FAREWELL_S: Final = 1.0
+"""How long the database may say nothing to the last statement of a store that is closed."""
 DOUBT_MAX_MS: Final = 300_000
 """How long a database that does not answer is asked what became of a commit; then this server must stop."""
 
@@ -85,6 +90,7 @@ class PostgresStore:
         durable: False lets the last changes be lost at a power cut (never at a crash), for speed.
         own_clock: False trusts the *now* of the caller in place of the database's clock: for virtual time.
         name: What the connections are called in ``pg_stat_activity``.
+        silent_s: For how long the database may say nothing while it is asked; then the connection is broken.
     Raises:
         InvalidInput: Not such a URL.
         SchemaMismatch: The tables are those of a newer tq.
@@ -95,17 +101,27 @@ class PostgresStore:
 
     exclusive = False
 
-    def __init__(self, url: str, *, durable: bool = True, own_clock: bool = True, name: str = "tq") -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        durable: bool = True,
+        own_clock: bool = True,
+        name: str = "tq",
+        silent_s: float = SILENT_S,
+    ) -> None:
         self._target = parse_url(url)
         self._durable = durable
         self._own_clock = own_clock
         self._name = name
+        self._silent_s = silent_s
         self._closing = Event()
-        self.skew_ms = 0
-        """How far the database's clock was ahead of the caller's *now* when a batch was last applied."""
+        self._writing = Lock()
+        self.judged_at: int | None = None
+        """What the database's clock showed in the last batch, if that asked for it."""
         self.unsettled = True
         self._batches = 0
-        self._writer: Connection | None = self._connect()
+        self._writer: Connection | None = self._connect(durable=durable)
         try:
             with told_as_ours(self._target):
                 migrate(self._writer, self._target, migrations())
@@ -118,12 +134,12 @@ class PostgresStore:
         # One for heartbeats alone, if there may be as many as that.
         self._beats: Readers | None = None
         if beside > 1:
-            self._beats = Readers(self._target, application=name, limit=1)
+            self._beats = Readers(self._target, self._connect, limit=1)
             beside -= 1
         # One to listen on; without it news is asked for every second.
         self._listens = beside > 1
         beside -= self._listens
-        self._readers = Readers(self._target, application=name, limit=min(beside, READERS_MAX))
+        self._readers = Readers(self._target, self._connect, limit=min(beside, READERS_MAX))
         self._tidying = Tidying(self._readers)
 
     def _enlist(self, db: Connection) -> int:
@@ -134,8 +150,14 @@ class PostgresStore:
             raise StorageInUse(f"{self._target.name} is being copied: start when that has ended") from None
         return int(writer)
 
-    def _connect(self) -> Connection:
-        return connect(self._target, application=self._name, durable=self._durable)
+    def _connect(self, *, durable: bool = False) -> Connection:
+        return connect(
+            self._target,
+            application=self._name,
+            durable=durable,
+            silent_s=self._silent_s,
+            let_go=self._closing,
+        )
 
     # Writing
 
@@ -144,6 +166,10 @@ class PostgresStore:
     ) -> list[Reply | TqError]:
         if not ops and news is None:
             return []
+        with self._writing:
+            return self._apply_again(ops, now, news)
+
+    def _apply_again(self, ops: Sequence[AnyOp], now: int, news: WriteLetter | None) -> list[Reply | TqError]:
         for tried in range(1, TRIES + 1):
             try:
                 return self._apply(ops, now, news)
@@ -168,13 +194,13 @@ class PostgresStore:
         """Apply *ops* in one transaction, once. Raises what was in the way; then nothing was applied."""
         if self._closing.is_set():
             raise StorageUnavailable(f"the store {self._target.name} is closed: open it again")
-        db = self._writer = self._writer or self._connect()
+        db = self._writer = self._writer or self._connect(durable=self._durable)
         talk = Talk(db)
         try:
             with talk.pipeline():
                 talk.begin()
                 work = Work(talk, self._writer_id, self._clock_of(db, now))
-                answers = Batch(work, lambda: self.skew_ms).run(ops)
+                answers = Batch(work, asked_at=now).run(ops)
                 letter = None if news is None else news(answers)
                 if letter is not None:
                     keep_letter(work, letter)
@@ -196,11 +222,12 @@ class PostgresStore:
         if not self._own_clock:
             return lambda: now
         asked = db.execute(sql.CLOCK)
+        self.judged_at = None
 
         def read() -> int:
             [(at,)] = asked.fetchall()
-            self.skew_ms = at - now
-            return int(at)
+            self.judged_at = int(at)
+            return self.judged_at
 
         return read
 
@@ -237,7 +264,7 @@ class PostgresStore:
         while asked_ms < DOUBT_MAX_MS and not self._closing.wait(ASK_AGAIN_MS / 1000 if asked_ms else 0):
             asked_ms += ASK_AGAIN_MS
             try:
-                db = self._connect()
+                db = self._connect(durable=self._durable)
             except StorageUnavailable:
                 continue
             try:
@@ -252,17 +279,15 @@ class PostgresStore:
             " and what it ran will be recovered"
         )
 
-    def beat(self, server: ServerId, now: int) -> None:
-        """Note that *server* lives. To be called beside `apply`, and from any thread.
-
-        Raises:
-            StorageUnavailable: Safe to repeat.
-        """
+    def beat(self, server: ServerId, now: int) -> bool:
+        """See Store. By a connection that is for this alone, if there may be as many."""
         with told_as_ours(self._target):
-            readers = self._beats or self._readers
-            self._with_reader(
-                lambda talk: talk.ask(sql.UPSERT_SERVER_NOW, server, self._clock(now)), readers=readers
+            found = self._with_reader(
+                lambda talk: talk.ask(sql.UPDATE_SERVER_SEEN, server, self._clock(now)),
+                readers=self._beats or self._readers,
+                silent_s=SILENT_SHORT_S,
             )
+        return bool(found)
 
     def _clock(self, now: int) -> int | None:
         """What stands for the instant in a statement that else takes the database's own."""
@@ -271,35 +296,38 @@ class PostgresStore:
     def open_wake(self, server: ServerId) -> Wake | None:
         if not self._listens:
             return None
-        db = connect(self._target, application=self._name, durable=False)
+        db = self._connect()
+        db.silent_s = SILENT_SHORT_S
         return PostgresWake(db, self._target, server, self._notify)
 
     def _notify(self, channel: str, server: ServerId) -> None:
         with told_as_ours(self._target):
-            self._with_reader(lambda talk: talk.ask(sql.NOTIFY, channel, server))
+            self._with_reader(lambda talk: talk.ask(sql.NOTIFY, channel, server), silent_s=SILENT_SHORT_S)
 
     # Reading
 
     def read(self, query: Query[R]) -> R:
         with told_as_ours(self._target):
-            return cast(R, self._with_reader(lambda talk: _answer(talk, query)))
+            is_news = isinstance(query, queries.GetNews | queries.GetServers)
+            silent_s = SILENT_NEWS_S if is_news else self._silent_s
+            return cast(R, self._with_reader(lambda talk: _answer(talk, query), silent_s=silent_s))
 
-    def _with_reader(self, ask: Callable[[Talk], R], *, readers: Readers | None = None) -> R:
+    def _with_reader(self, ask: Callable[[Talk], R], *, readers: Readers | None = None, silent_s: float) -> R:
         """What *ask* is told; once more where the connection turns out to be broken."""
         readers = readers or self._readers
         try:
-            with readers.lend() as db:
+            with readers.lend() as db, db.patient(min(silent_s, self._silent_s)):
                 return ask(Talk(db))
         except psycopg.Error as error:
             if not is_broken(error):
                 raise
             readers.drop_idle()
-        with readers.lend() as db:
+        with readers.lend() as db, db.patient(min(silent_s, self._silent_s)):
             return ask(Talk(db))
 
     def snapshot(self) -> Snapshot:
         with told_as_ours(self._target):
-            return self._with_reader(_snapshot)
+            return self._with_reader(_snapshot, silent_s=self._silent_s)
 
     def close(self) -> None:
         if self._closing.is_set():
@@ -308,11 +336,14 @@ class PostgresStore:
         for readers in (self._readers, self._beats):
             if readers is not None:
                 readers.close()
-        if self._writer is not None:
-            # Its counters are then added to those of whoever prunes.
-            with suppress(psycopg.Error):
-                self._writer.execute(sql.DELETE_WRITER, (self._writer_id,))
-            self._drop_writer()
+        # A batch that is under way is let go when its connection is next silent.
+        with self._writing:
+            if self._writer is not None:
+                # Its counters are then added to those of whoever prunes.
+                self._writer.let_go, self._writer.silent_s = None, FAREWELL_S
+                with suppress(psycopg.Error):
+                    self._writer.execute(sql.DELETE_WRITER, (self._writer_id,))
+                self._drop_writer()
 
 
 @contextmanager

@@ -7,7 +7,7 @@ so a refused op leaves its row as it was.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final, assert_never
 
 import msgspec
@@ -34,11 +34,11 @@ _rules_decoder: Final = msgspec.json.Decoder(QueueRules)
 
 
 class Batch:
-    """The ops of the transaction *work*. *skew_ms* is how far its clock is ahead of that of who asks."""
+    """The ops of the transaction *work*, which were asked for at *asked_at* by the clock of who asks."""
 
-    def __init__(self, work: Work, skew_ms: Callable[[], int]) -> None:
+    def __init__(self, work: Work, *, asked_at: int) -> None:
         self._work = work
-        self._skew_ms = skew_ms
+        self._asked_at = asked_at
 
     def run(self, ops: Sequence[AnyOp]) -> list[Answer]:
         """Apply *ops* in order; one reply or refusal for each. Beginning and commit are the caller's."""
@@ -72,7 +72,7 @@ class Batch:
             case ops.Settle():
                 return settle(self._work, op)
             case ops.Recover():
-                return recover(self._work, op, self._skew_ms())
+                return recover(self._work, op, skew_ms=self._work.now - self._asked_at)
             case ops.Prune():
                 return prune(self._work, op)
             case ops.Beat():

@@ -7,7 +7,15 @@ from contextlib import contextmanager
 from typing import Final
 
 from tq.storage.checking import RULES, Finding, Rule, judge
-from tq.storage.postgres_link import Connection, Target, close_quietly, connect, parse_url, told_as_ours
+from tq.storage.postgres_link import (
+    SILENT_LONG_S,
+    Connection,
+    Target,
+    close_quietly,
+    connect,
+    parse_url,
+    told_as_ours,
+)
 from tq.storage.postgres_schema import migrate, migrations, schema_version
 
 _KNOWN: Final = "(SELECT lives.*, tasks.id FROM lives JOIN tasks ON tasks.seq = lives.seq) AS known"
@@ -83,7 +91,7 @@ def check_contents(url: str) -> list[Finding]:
 
 @contextmanager
 def _connected(target: Target, application: str) -> Iterator[Connection]:
-    db = connect(target, application=application, durable=False)
+    db = connect(target, application=application, durable=False, silent_s=SILENT_LONG_S)
     try:
         with told_as_ours(target):
             yield db

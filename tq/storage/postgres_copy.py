@@ -13,7 +13,7 @@ from tq.core.servers import DEAD_AFTER_MS, read_server
 from tq.core.task import HISTORY_MAX, LOG_LINES_MAX, AttemptError, Json
 from tq.storage.copying import TABLES, TALLIES, Record, Table, label
 from tq.storage.holders import name_of
-from tq.storage.postgres_link import Target, close_quietly, connect, parse_url, told_as_ours
+from tq.storage.postgres_link import SILENT_LONG_S, Target, close_quietly, connect, parse_url, told_as_ours
 from tq.storage.postgres_schema import migrate, migrations, schema_version
 from tq.storage.postgres_sql import CLOCK, TAKE, texts
 from tq.storage.postgres_work import told_of
@@ -128,7 +128,7 @@ class PostgresSide:
         self.name = f"{self._target.name}, schema {self._target.schema}"
         self._types: dict[int, str] = {}
         # Whether it keeps what it acknowledges is judged by the server that starts on it.
-        self._db = connect(self._target, application="tq db copy", durable=False)
+        self._db = connect(self._target, application="tq db copy", durable=False, silent_s=SILENT_LONG_S)
         try:
             with told_as_ours(self._target):
                 if writes:

@@ -27,7 +27,8 @@ from tq.storage.records import PENDING, RUNNING, STATE_OF
 UPSERT_SERVER: Final = """
 WITH before AS (SELECT FROM servers WHERE server = $1)
 INSERT INTO servers AS known (server, seen_at, said, edition) VALUES ($1, $2, $3, $4)
-ON CONFLICT (server) DO UPDATE SET seen_at = excluded.seen_at, said = coalesce(excluded.said, known.said),
+ON CONFLICT (server) DO UPDATE SET seen_at = greatest(known.seen_at, excluded.seen_at),
+    said = coalesce(excluded.said, known.said),
     edition = CASE WHEN excluded.said IS NULL THEN known.edition ELSE excluded.edition END
 RETURNING EXISTS (SELECT FROM before)
 """

@@ -8,13 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from threading import BoundedSemaphore, Lock
-from typing import Any, Final, TypeAlias
+from threading import BoundedSemaphore, Event, Lock
+from typing import Any, Final, TypeAlias, TypeVar
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 import msgspec
 import psycopg
 from psycopg import errors
+from psycopg.abc import PQGen
 from psycopg.types.numeric import Int8Dumper
 
 from tq.core.errors import InvalidInput, StorageError, StorageFull, StorageUnavailable
@@ -27,12 +28,24 @@ LOCK_TIMEOUT_MS: Final = 1_000
 IDLE_IN_TRANSACTION_MS: Final = 5_000
 """A server that stops in the middle of a batch keeps its locks from the others no longer than this."""
 UNHEARD_MS: Final = 10_000
-"""A connection whose other end has not been heard of for so long is broken."""
+"""A connection whose other end has not been heard of for so long is broken, as TCP sees it."""
+SILENT_S: Final = 32.0
+"""And one whose other end takes a statement and says nothing for so long, whatever TCP sees."""
+SILENT_SHORT_S: Final = 5.0
+"""The same where the answer takes no work: setting up, listening, ringing, heartbeats."""
+SILENT_NEWS_S: Final = 10.0
+"""The same for the question that is asked every second."""
+SILENT_LONG_S: Final = 3600.0
+"""The same where there may be work for long: migrations and vacuum."""
+LEND_S: Final = 10.0
+"""How long who wants to read waits for a connection that others have."""
+STEP_S: Final = 0.1
+"""How often who waits looks whether it has been silent for too long."""
 READERS_MAX: Final = 4
 VERSION_MIN: Final = 14
 
-Connection: TypeAlias = "psycopg.Connection[tuple[Any, ...]]"
 Row: TypeAlias = tuple[Any, ...]
+T = TypeVar("T")
 
 # What a plan must not depend on is how large a table was when it was made: see postgres_sql.
 _SETTINGS: Final = {
@@ -105,15 +118,69 @@ def _bad_option(name: str, rule: str) -> InvalidInput:
     return InvalidInput(f"the option {name} in the URL of the store {rule}", field="store")
 
 
-def connect(target: Target, *, application: str, durable: bool) -> Connection:
+class Connection(psycopg.Connection[Row]):
+    """A connection that is given up when its other end is silent for too long while it is waited for.
+
+    TCP tells of an end that is gone, not of something between that takes what is sent and passes nothing on.
+    Whoever waits then gets an OperationalError that says nothing of the server (see `is_broken`), and the
+    connection is closed.
+    """
+
+    silent_s: float = SILENT_SHORT_S
+    """For how long it may be."""
+    let_go: Event | None = None
+    """Once set, any silence is too long: whoever waits is to end."""
+
+    def wait(self, gen: PQGen[T], *_: Any, **__: Any) -> T:
+        """See psycopg. What it is told of intervals and time-outs is not looked at."""
+        return super().wait(self._unless_silent(gen), STEP_S)
+
+    def _unless_silent(self, gen: PQGen[T]) -> PQGen[T]:
+        steps_left = self.silent_s / STEP_S
+        try:
+            wanted = next(gen)
+            while True:
+                ready = yield wanted
+                # Nothing, after a step in which nothing came. Steps are counted, and not time, in which this
+                # process may have stood still; on a busy machine they are longer.
+                steps_left = self.silent_s / STEP_S if ready else steps_left - 1
+                if steps_left <= 0 or (not ready and self.let_go is not None and self.let_go.is_set()):
+                    self.close()
+                    raise errors.OperationalError(f"it was silent for {self.silent_s:g} s")
+                wanted = gen.send(ready)
+        except StopIteration as end:
+            value: T = end.value
+            return value
+
+    @contextmanager
+    def patient(self, silent_s: float) -> Iterator[None]:
+        """Within, the other end may be silent for so long."""
+        before, self.silent_s = self.silent_s, silent_s
+        try:
+            yield
+        finally:
+            self.silent_s = before
+
+
+def connect(
+    target: Target,
+    *,
+    application: str,
+    durable: bool,
+    silent_s: float = SILENT_S,
+    let_go: Event | None = None,
+) -> Connection:
     """A connection on which every statement commits by itself, with our settings.
 
+    Args:
+        silent_s: For how long its other end may be silent.
+        let_go: Once set, whoever waits on it is to end.
     Raises:
         StorageUnavailable: The server is out of reach, or does not let us in.
         StorageError: It is too old, or set up so that it may lose what it has acknowledged.
     """
     with told_as_ours(target):
-        db = psycopg.Connection.connect(
+        db = Connection.connect(
             target.conninfo,
             autocommit=True,
             prepare_threshold=1 if target.prepares else None,
@@ -125,6 +192,7 @@ def connect(target: Target, *, application: str, durable: bool) -> Connection:
             keepalives_count=3,
             tcp_user_timeout=UNHEARD_MS,
         )
+        db.let_go = let_go
         try:
             # Numbers go as one type whatever their size, or each statement would be prepared several times.
             db.adapters.register_dumper(int, Int8Dumper)
@@ -134,6 +202,7 @@ def connect(target: Target, *, application: str, durable: bool) -> Connection:
         except BaseException:
             db.close()
             raise
+    db.silent_s = silent_s
     return db
 
 
@@ -299,9 +368,9 @@ def close_quietly(db: Connection | None) -> None:
 class Readers:
     """Connections for reading, made when first needed, each lent to one thread at a time."""
 
-    def __init__(self, target: Target, *, application: str, limit: int) -> None:
+    def __init__(self, target: Target, connect: Callable[[], Connection], *, limit: int) -> None:
         self._target = target
-        self._application = application
+        self._connect = connect
         self._free = BoundedSemaphore(limit)
         self._guard = Lock()
         self._idle: list[Connection] = []
@@ -309,7 +378,12 @@ class Readers:
 
     @contextmanager
     def lend(self) -> Iterator[Connection]:
-        with self._free:
+        if not self._free.acquire(timeout=LEND_S):
+            raise StorageUnavailable(
+                f"all connections to {self._target.name} that read have been busy for {LEND_S:g} s:"
+                " try again, or give the URL of the store a larger pool"
+            )
+        try:
             db = self._take()
             try:
                 yield db
@@ -318,6 +392,8 @@ class Readers:
                 close_quietly(db)
                 raise
             self._give_back(db)
+        finally:
+            self._free.release()
 
     def _take(self) -> Connection:
         with self._guard:
@@ -325,7 +401,7 @@ class Readers:
                 raise StorageUnavailable(f"the store {self._target.name} is closed: open it again")
             if self._idle:
                 return self._idle.pop()
-        return connect(self._target, application=self._application, durable=False)
+        return self._connect()
 
     def _give_back(self, db: Connection) -> None:
         with self._guard:

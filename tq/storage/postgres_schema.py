@@ -10,7 +10,7 @@ from zlib import crc32
 from psycopg import errors
 
 from tq.core.errors import SchemaMismatch, StorageUnavailable
-from tq.storage.postgres_link import Connection, Target, quoted, told_as_ours
+from tq.storage.postgres_link import SILENT_LONG_S, Connection, Target, quoted, told_as_ours
 from tq.storage.postgres_sql import LOCK_SPACE
 
 HAS_SCHEMA: Final = "SELECT count(*) FROM pg_namespace WHERE nspname = $1"
@@ -41,7 +41,7 @@ def migrate(db: Connection, target: Target, scripts: Sequence[str]) -> None:
     """
     if schema_version(db, target) == len(scripts):
         return
-    with db.transaction():
+    with db.patient(SILENT_LONG_S), db.transaction():
         # Others may take as long as a large migration does.
         db.execute("SET LOCAL lock_timeout = 0")
         db.execute("SET LOCAL statement_timeout = 0")

@@ -283,11 +283,16 @@ SELECT_STOPPED: Final = _LOCKED.format(
 )
 SELECT_LOST: Final = _LOCKED.format(
     f"state = {RUNNING} AND server <> $2"
-    " AND NOT EXISTS (SELECT 1 FROM servers WHERE servers.server = lives.server AND seen_at >= $3)",
+    " AND NOT EXISTS (SELECT 1 FROM servers"
+    " WHERE servers.server = lives.server AND servers.server <> ALL ($3::text[]))",
     "seq",
     "lives.seq",
 )
-DELETE_DEAD_SERVERS: Final = "DELETE FROM servers WHERE server <> $1 AND seen_at < $2"
+SELECT_DEAD_SERVERS: Final = """
+SELECT server FROM servers WHERE server <> $1 AND seen_at < $2 FOR UPDATE SKIP LOCKED
+"""
+"""One that has its row in hand is about to say that it lives."""
+DELETE_SERVERS: Final = "DELETE FROM servers WHERE server = ANY ($1::text[])"
 SELECT_OUTLIVED: Final = """
 SELECT seq, lane, state, options IS NOT NULL OR watched OR logged > 0, failures > 0 FROM lives
 WHERE keep_until IS NOT NULL AND keep_until <= $1
@@ -300,9 +305,8 @@ DELETE FROM requests WHERE key IN (
     SELECT key FROM requests WHERE until <= $1 ORDER BY until LIMIT $2 FOR UPDATE SKIP LOCKED
 )
 """
-UPSERT_SERVER_NOW: Final = f"""
-INSERT INTO servers (server, seen_at) VALUES ($1, coalesce($2, {NOW}))
-ON CONFLICT (server) DO UPDATE SET seen_at = excluded.seen_at RETURNING seen_at
+UPDATE_SERVER_SEEN: Final = f"""
+UPDATE servers SET seen_at = greatest(seen_at, coalesce($2, {NOW})) WHERE server = $1 RETURNING true
 """
 DELETE_SERVER: Final = "DELETE FROM servers WHERE server = $1"
 

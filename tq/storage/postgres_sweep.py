@@ -15,7 +15,7 @@ from tq.storage import postgres_sql as sql
 from tq.storage.holders import Holders, name_of
 from tq.storage.moves import Moves
 from tq.storage.postgres_claim import write_holders
-from tq.storage.postgres_sql import numbers
+from tq.storage.postgres_sql import numbers, texts
 from tq.storage.postgres_work import Work
 from tq.storage.records import PENDING, STATE_OF, Row, options_of
 from tq.storage.rows import Rows
@@ -64,16 +64,17 @@ def expire(work: Work, op: ops.Expire) -> ops.Changed:
     return ops.Changed(changes, more=more)
 
 
-def recover(work: Work, op: ops.Recover, skew_ms: int) -> ops.Recovered:
+def recover(work: Work, op: ops.Recover, *, skew_ms: int) -> ops.Recovered:
     """See ops.Recover. *skew_ms* is how far the clock that judges is ahead of that of the asker."""
-    dead_before = op.dead_before + skew_ms
-    rows = work.rows(sql.SELECT_LOST, op.limit + 1, op.server, dead_before)
+    found = work.talk.ask(sql.SELECT_DEAD_SERVERS, op.server, op.dead_before + skew_ms)
+    dead = texts(server for (server,) in found)
+    rows = work.rows(sql.SELECT_LOST, op.limit + 1, op.server, dead)
     lost, more = _first(rows, op.limit)
     moves = Moves(rows, work.now)
     fates = Counter(moves.recover(row) for row in lost)
     work.write(rows)
-    if not more:
-        work.talk.tell(sql.DELETE_DEAD_SERVERS, (op.server, dead_before))
+    if found and not more:
+        work.talk.tell(sql.DELETE_SERVERS, (dead,))
     # Whoever has died or stopped may have left something for Settle.
     [(work.has_unsettled,)] = work.talk.ask(sql.HAS_UNSETTLED)
     return ops.Recovered(

@@ -14,7 +14,7 @@ from typing import Final
 import psycopg
 
 from tq.core.errors import StorageUnavailable
-from tq.storage.postgres_link import Readers
+from tq.storage.postgres_link import SILENT_LONG_S, Readers
 
 STARTED_MAX: Final = 50_000
 """Starts of tasks after which a server vacuums."""
@@ -49,7 +49,8 @@ class Tidying:
                 [(rows,)] = db.execute(SELECT_SIZE).fetchall()
                 self._started_max = max(STARTED_MAX, int(rows * SHARE_OF_ROWS))
                 db.execute("SET statement_timeout = 0")
-                db.execute(VACUUM, prepare=False)
+                with db.patient(SILENT_LONG_S):
+                    db.execute(VACUUM, prepare=False)
                 db.execute("RESET statement_timeout")
         finally:
             self._busy.release()

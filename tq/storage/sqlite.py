@@ -52,6 +52,7 @@ class SqliteStore:
     """
 
     exclusive = True
+    judged_at: int | None = None
 
     def __init__(self, path: Path, *, durable: bool = True, vfs: str | None = None) -> None:
         self._path = path.resolve()
@@ -135,6 +136,10 @@ class SqliteStore:
                 case _:
                     raise TypeError(f"not a query: {query!r}")
         return cast(R, answer)
+
+    def beat(self, server: ServerId, now: int) -> bool:
+        """See Store. There are no others to judge by it."""
+        return True
 
     def open_wake(self, server: ServerId) -> Wake | None:
         return None

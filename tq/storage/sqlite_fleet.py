@@ -17,7 +17,7 @@ from tq.storage.records import PENDING, RUNNING, to_json
 
 UPSERT_SERVER: Final = """
 INSERT INTO servers (server, seen_at, said, edition) VALUES (?1, ?2, ?3, ?4)
-ON CONFLICT DO UPDATE SET seen_at = excluded.seen_at, said = coalesce(excluded.said, said),
+ON CONFLICT DO UPDATE SET seen_at = max(seen_at, excluded.seen_at), said = coalesce(excluded.said, said),
     edition = iif(excluded.said IS NULL, edition, excluded.edition)
 """
 SELECT_SEEN: Final = "SELECT seen_at FROM servers WHERE server = ?1"

@@ -78,6 +78,11 @@ class Store(Protocol):
     """Whether one process has this store to itself, so that every other server known to it is dead."""
 
     @property
+    def judged_at(self) -> int | None:
+        """What the clock that judges showed in the last batch; None where that is the *now* of the caller."""
+        ...
+
+    @property
     def unsettled(self) -> bool:
         """Whether there may be something for Settle. A hint: True where it is not known."""
         ...
@@ -101,6 +106,16 @@ class Store(Protocol):
 
     def read(self, query: Query[R]) -> R:
         """Answer *query* from what is committed.
+
+        Raises:
+            StorageUnavailable: Safe to repeat.
+        """
+        ...
+
+    def beat(self, server: ServerId, now: int) -> bool:
+        """Note that *server* lives, if it is known; whether it is. Beside `apply`, and waiting for no batch.
+
+        It tells nothing but that. Of a store that one process has to itself nobody asks.
 
         Raises:
             StorageUnavailable: Safe to repeat.
@@ -159,12 +174,13 @@ def place_of(url: str, *, field: str = "store") -> Path | str | None:
     )
 
 
-def open_store(url: str, *, durable: bool = True) -> Store:
+def open_store(url: str, *, durable: bool = True, name: str = "tq") -> Store:
     """Open the store that *url* names, making it if it is not there.
 
     Args:
         url: ``memory:``, ``sqlite:///relative/path``, ``sqlite:////absolute/path`` or ``postgresql://…``.
         durable: False lets the last changes be lost at a power cut, for speed.
+        name: What a database shows as the name of whoever is connected.
     Raises:
         InvalidInput: Not such a URL.
         StorageInUse: Another process has it.
@@ -183,4 +199,4 @@ def open_store(url: str, *, durable: bool = True) -> Store:
         case str():
             with needs_psycopg("store"):
                 from tq.storage.postgres import PostgresStore
-            return PostgresStore(url, durable=durable)
+            return PostgresStore(url, durable=durable, name=name)

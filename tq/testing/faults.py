@@ -28,6 +28,11 @@ class FaultyStore:
         self.refused = 0
 
     @property
+    def judged_at(self) -> int | None:
+        """As the store."""
+        return self.store.judged_at
+
+    @property
     def unsettled(self) -> bool:
         """As the store."""
         return self.store.unsettled
@@ -44,6 +49,11 @@ class FaultyStore:
         """As the store, or the failure."""
         self._fail()
         return self.store.read(query)
+
+    def beat(self, server: ServerId, now: int) -> bool:
+        """As the store, or the failure."""
+        self._fail()
+        return self.store.beat(server, now)
 
     def open_wake(self, server: ServerId) -> Wake | None:
         """As the store, or the failure."""

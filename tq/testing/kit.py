@@ -73,6 +73,7 @@ async def open_server(
     spawn: Spawn | None = None,
     tracing: Tracing | None = None,
     run_sync: RunSync = run_inline,
+    run_own: RunSync | None = None,
 ) -> AsyncIterator[Server]:
     """A running server with *queue*'s handlers; leaving the block shuts it down in order.
 
@@ -82,7 +83,7 @@ async def open_server(
     Args:
         store: Closed at the end; without it, a new one in memory.
         seed: Of all chance, the ids included: give two servers on one store different ones.
-        run_sync: Runs what of the store blocks.
+        run_sync: Runs what of the store blocks; *run_own* what of that the services ask for themselves.
         spawn: Starts child processes, which know nothing of virtual time: see `python_child`.
     """
     in_processes = queue.types_that_run(Runs.PROCESS)
@@ -97,6 +98,7 @@ async def open_server(
         emit=emit,
         spawn=spawn,
         tracing=tracing,
+        run_own=run_own,
     )
     async with trio.open_nursery() as nursery:
         door = None if front_door is None else front_door(server)
