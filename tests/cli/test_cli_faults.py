@@ -146,7 +146,7 @@ def test_a_signal_stops_the_server_in_order(tmp_path: Path, name: str) -> None:
         out, err = process.stdout.read(), process.stderr.read()
     assert process.returncode == 0, err
     assert "types: add, drop, echo, fail, sleep" in out
-    assert "POST  /v1/tasks " in out
+    assert "POST    /v1/tasks " in out
     assert out.rstrip().endswith("everything that waits stays in the store.")
     logged = [json.loads(line)["event"] for line in err.splitlines()]
     assert logged == ["server.started", "attempt.finished", "server.draining", "server.stopped"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -202,6 +203,7 @@ def test_the_channel_is_that_on_which_servers_listen(postgres_url: str) -> None:
                 expected = f"tq_{crc32(name.encode()):08x}"
                 assert db.execute("SELECT wake_channel()").fetchone() == (expected,)
                 db.execute("SELECT submit_task('any', known => false)")
+                assert select.select([wake._db.pgconn.socket], [], [], 10)[0], "it was rung elsewhere"
                 assert wake._rung() == ["sql"]
 
 
