@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,8 @@ def test_prometheus_asks_the_servers_that_there_are() -> None:
 
 
 def make_keys(folder: Path) -> None:
-    environ = os.environ | {"TQ_STORE": f"sqlite:///{folder}/tq.db"}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environ = os.environ | {"PATH": path, "TQ_STORE": f"sqlite:///{folder}/tq.db"}
     subprocess.run(["sh", DOCKER / "make-keys", folder], env=environ, check=True, capture_output=True)
 
 
