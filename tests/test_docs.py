@@ -30,7 +30,7 @@ from tq.logs import LEVELS
 from tq.testing.kit import finished, open_server, submit
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LIBRARY_LOGGED = "library.logged"
 """The one line of the log that is no event of ours."""
 
@@ -95,7 +95,7 @@ def test_tables_sections_names_and_snippets_are_read() -> None:
 
 
 def test_every_setting_is_documented_with_its_names_and_its_default() -> None:
-    told = rows(document("docs/configuration.md"), head="flag")
+    told = rows(document("docs/reference/configuration.md"), head="flag")
     assert {flag: [cell.strip("`") for cell in cells[1:4]] for flag, cells in told.items()} == {
         setting.flag: [setting.variable, setting.name, setting.default] for setting in SETTINGS
     }
@@ -119,7 +119,7 @@ def flags_in(text: str) -> set[str]:
 
 
 def test_every_command_and_every_option_is_documented() -> None:
-    text = document("docs/cli.md")
+    text = document("docs/reference/cli.md")
     settings = {setting.flag for setting in SETTINGS}
     # What is told of once, for many commands. "The flags are those of `tq serve`" is enough, elsewhere.
     asking = set(rows(section(text, "Asking a server"), head="flag"))
@@ -167,7 +167,9 @@ def test_help_does_not_wait_for_what_is_heavy() -> None:
 
 
 def test_every_exit_code_is_documented_in_the_words_of_the_help() -> None:
-    told = {int(code): cells[1] for code, cells in rows(document("docs/cli.md"), head="code").items()}
+    told = {
+        int(code): cells[1] for code, cells in rows(document("docs/reference/cli.md"), head="code").items()
+    }
     assert told == {int(code): meaning for code, meaning in EXIT_MEANINGS.items()}
     assert set(EXIT_MEANINGS) == set(Exit)
 
@@ -181,7 +183,7 @@ def family(kind: type[TqError]) -> Iterator[type[TqError]]:
 
 
 def test_every_error_is_documented_with_its_status() -> None:
-    told = rows(document("docs/errors.md"), head="code")
+    told = rows(document("docs/reference/errors.md"), head="code")
     kinds = {kind.code: kind for kind in family(TqError)}
     assert set(told) == set(kinds)
     for code, cells in told.items():
@@ -190,7 +192,7 @@ def test_every_error_is_documented_with_its_status() -> None:
 
 
 def test_every_event_is_documented_with_its_level_and_its_fields() -> None:
-    told = rows(document("docs/events.md"), head="event")
+    told = rows(document("docs/reference/events.md"), head="event")
     kinds = {str(kind.__struct_config__.tag): kind for kind in Event.__subclasses__()}
     assert set(told) == {*kinds, LIBRARY_LOGGED}
     for name, kind in kinds.items():
@@ -202,7 +204,7 @@ def test_every_event_is_documented_with_its_level_and_its_fields() -> None:
 
 
 def test_every_route_is_documented() -> None:
-    text = document("docs/http-api.md")
+    text = document("docs/reference/http-api.md")
     assert set(rows(text, head="route")) == {
         f"{route.method} {route.path.replace('*}', '}')}" for route in ROUTES
     }

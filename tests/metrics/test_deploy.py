@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from tq.metrics.exposition import METRICS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-DOCUMENT = (ROOT / "docs/metrics.md").read_text()
+DOCUMENT = (ROOT / "docs/reference/metrics.md").read_text()
 DASHBOARD = json.loads((ROOT / "deploy/grafana/tq.json").read_text())
 ALERTS = (ROOT / "deploy/prometheus/alerts.yml").read_text()
 
