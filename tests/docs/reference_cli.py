@@ -38,14 +38,10 @@ def options(command: click.Command) -> dict[str, tuple[str, str]]:
     return {flag: record for flag, record in found.items() if record is not None}
 
 
-@click.command()
-def _anything() -> None:
-    pass
-
-
-for _add in reversed(FILTERS):
-    _anything = _add(_anything)
-OF_FILTERS: Final = options(_anything)
+_with_filters: Final = click.Command("filters")
+for _add in FILTERS:
+    _add(_with_filters)
+OF_FILTERS: Final = options(_with_filters)
 OF_SETTINGS: Final = frozenset(setting.flag for setting in SETTINGS)
 
 

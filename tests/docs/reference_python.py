@@ -89,7 +89,7 @@ def signatures(name: str, function: Callable[..., Any]) -> str:
 def text_of(thing: object) -> str:
     """The docstring of *thing* as Markdown: arguments and errors are lists."""
     lines = iter((inspect.getdoc(thing) or "").splitlines())
-    return prose("\n".join(_lines(lines)))
+    return re.sub(r"\n{3,}", "\n\n", prose("\n".join(_lines(lines))))
 
 
 def _lines(lines: Iterator[str]) -> Iterator[str]:

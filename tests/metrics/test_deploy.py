@@ -121,14 +121,6 @@ def test_every_panel_has_a_place_of_its_own() -> None:
     assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
 
 
-def test_every_metric_is_documented_with_its_kind_and_its_labels() -> None:
-    told: dict[str, tuple[str, ...]] = {}
-    for name, kind, labels in re.findall(r"^\| `(\w+)` \| (\w+) \| ([`\w ]*) \|", DOCUMENT, re.M):
-        assert name not in told
-        told[name] = (kind, *re.findall(r"`(\w+)`", labels))
-    assert told == EXPOSED
-
-
 def test_every_metric_follows_the_naming_of_prometheus() -> None:
     assert len({each.name for each in METRICS}) == len(METRICS)
     for each in METRICS:
