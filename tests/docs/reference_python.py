@@ -46,7 +46,8 @@ def signature(name: str, function: Callable[..., Any], *, prefix: str = "") -> s
     given = inspect.signature(function)
     parameters = [_shown(each) for each in given.parameters.values() if each.name != "self"]
     returned = given.return_annotation
-    arrow = "" if returned is inspect.Signature.empty else f" -> {returned}"
+    is_made = inspect.isclass(function) or returned is inspect.Signature.empty
+    arrow = "" if is_made else f" -> {returned}"
     words = f"{prefix}{'async ' if inspect.iscoroutinefunction(function) else ''}{name}"
     line = f"{words}{given.replace(parameters=parameters, return_annotation=inspect.Signature.empty)}{arrow}"
     if len(line) <= WIDTH:

@@ -10,7 +10,7 @@ from typing import Final
 
 import click
 import pytest
-import yaml
+import yaml  # type: ignore[import-untyped]  # that of schemathesis; its stubs are not
 from pages import blocks, commands
 from reference_cli import LEAVES, examples
 
