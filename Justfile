@@ -94,6 +94,10 @@ lock:
 vendor:
     tq/dashboard/vendor/update
 
+# Write the parts of the reference in docs/ that come from the code; a test fails while they differ
+docs: setup
+    {{bin}}/python tests/docs/reference.py
+
 # Take the pictures of the dashboard that the documentation shows; `just screenshots /tmp/x --all`: every page
 screenshots FOLDER="docs/images" *ARGS="": setup
     PYTHONPATH=tests/e2e {{bin}}/python tests/e2e/screenshots.py {{FOLDER}} {{ARGS}}

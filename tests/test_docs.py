@@ -6,62 +6,27 @@ import ast
 import inspect
 import json
 import re
-import shlex
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 
-import click
 import pytest
 from trio.testing import MockClock
 
-from tq.api.problems import status_of
-from tq.api.routes import ROUTES
-from tq.cli.exits import EXIT_MEANINGS, Exit
-from tq.cli.main import cli
-from tq.config import SETTINGS, load_config
-from tq.core.errors import TqError
-from tq.core.events import Event
+from tq.config import load_config
 from tq.core.task import State
 from tq.handlers import TaskQueue
-from tq.logs import LEVELS
 from tq.testing.kit import finished, open_server, submit
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-LIBRARY_LOGGED = "library.logged"
-"""The one line of the log that is no event of ours."""
+DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 # Reading Markdown
 
 
 def document(name: str) -> str:
     return (ROOT / name).read_text()
-
-
-def rows(text: str, *, head: str) -> dict[str, list[str]]:
-    """The rows of the first table of *text* whose first column is *head*, by what stands in that column."""
-    lines = iter(text.splitlines())
-    for line in lines:
-        if line.startswith(f"| {head} |"):
-            break
-    else:
-        raise AssertionError(f"no table with {head!r}")
-    next(lines)
-    found = {}
-    for line in lines:
-        if not line.startswith("|"):
-            break
-        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
-        found[cells[0].strip("`")] = cells
-    return found
-
-
-def names_in(text: str) -> set[str]:
-    """What *text* has in backticks."""
-    return set(re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.S)))
 
 
 def snippets(text: str, language: str) -> list[str]:
@@ -77,86 +42,14 @@ def section(text: str, title: str) -> str:
     return text[found.end() :][: after.start() if after else None]
 
 
-def test_tables_sections_names_and_snippets_are_read() -> None:
-    text = "## A\n| x | y |\n|---|---|\n| `a\\|b` | `c` |\n| d | e |\n\n## B\n```sh\n`no`\n```\n"
-    assert rows(text, head="x") == {"a\\|b": ["`a\\|b`", "`c`"], "d": ["d", "e"]}
-    assert section(text, "B") == "```sh\n`no`\n```\n"
-    assert names_in(section(text, "A")) == {"a\\|b", "c"}
-    assert names_in(section(text, "B")) == set()
-    assert snippets(text, "sh") == ["`no`\n"]
-    nested = "## A\n1\n### B\n2\n### C\n3\n## D\n4\n"
-    assert section(nested, "A") == "1\n### B\n2\n### C\n3\n"
-    assert (section(nested, "B"), section(nested, "C"), section(nested, "D")) == ("2\n", "3\n", "4\n")
-    with pytest.raises(AssertionError, match="no table"):
-        rows(text, head="z")
+def test_sections_and_snippets_are_read() -> None:
+    text = "## A\n1\n### B\n2\n### C\n3\n## D\n```sh\n4\n```\n"
+    assert section(text, "A") == "1\n### B\n2\n### C\n3\n"
+    assert (section(text, "B"), section(text, "C")) == ("2\n", "3\n")
+    assert snippets(section(text, "D"), "sh") == ["4\n"]
 
 
 # What there is
-
-
-def test_every_setting_is_documented_with_its_names_and_its_default() -> None:
-    told = rows(document("docs/configuration.md"), head="flag")
-    assert {flag: [cell.strip("`") for cell in cells[1:4]] for flag, cells in told.items()} == {
-        setting.flag: [setting.variable, setting.name, setting.default] for setting in SETTINGS
-    }
-
-
-def commands(group: click.Group, path: str = "tq") -> Iterator[tuple[str, click.Command]]:
-    """Every command below *group*, groups of commands included, with the words that call it."""
-    for name, command in group.commands.items():
-        yield f"{path} {name}", command
-        if isinstance(command, click.Group):
-            yield from commands(command, f"{path} {name}")
-
-
-COMMANDS = dict(commands(cli))
-LEAVES = {path: command for path, command in COMMANDS.items() if not isinstance(command, click.Group)}
-
-
-def flags_in(text: str) -> set[str]:
-    """The flags that *text* has in backticks, also with a value: ``--id ID``."""
-    return set(re.findall(r"(?<![\w-])--[\w-]+", " ".join(names_in(text))))
-
-
-def test_every_command_and_every_option_is_documented() -> None:
-    text = document("docs/cli.md")
-    settings = {setting.flag for setting in SETTINGS}
-    # What is told of once, for many commands. "The flags are those of `tq serve`" is enough, elsewhere.
-    asking = set(rows(section(text, "Asking a server"), head="flag"))
-    asking = {flag.split()[0] for flag in asking}
-    filters = flags_in(section(text, "Filters"))
-    for path, command in LEAVES.items():
-        here = section(text, path)
-        told = flags_in(here)
-        options = {opt for each in command.params if isinstance(each, click.Option) for opt in each.opts}
-        elsewhere = asking | (filters if "(#filters)" in here else set())
-        elsewhere |= set() if path == "tq serve" else settings
-        assert told <= options, f"{path}: told of, and not there"
-        assert options - told <= elsewhere, f"{path}: not told of"
-    assert set(re.findall(r"^###? (tq .+)$", text, re.M)) == set(COMMANDS)
-
-
-@pytest.mark.parametrize("path", LEAVES)
-def test_the_help_of_every_command_has_examples_that_it_takes(path: str) -> None:
-    _, _, shown = (LEAVES[path].epilog or "").partition("Examples:\n")
-    lines = [line.strip() for line in shown.splitlines() if line.strip()]
-    assert lines, "no example"
-    for line in lines:
-        words = shlex.split(re.split(r" (?:\||&&) ", line)[0])
-        own = path.split()
-        assert words[: len(own)] == own, line
-        LEAVES[path].make_context(path, words[len(own) :])
-
-
-WITHOUT_JSON = {"tq serve", "tq demo", "tq completion"}
-"""Those that run, or print a script."""
-
-
-def test_every_command_that_prints_data_takes_json() -> None:
-    takes = {
-        path for path, command in LEAVES.items() if any("--json" in each.opts for each in command.params)
-    }
-    assert set(LEAVES) - takes == WITHOUT_JSON
 
 
 def test_help_does_not_wait_for_what_is_heavy() -> None:
@@ -164,48 +57,6 @@ def test_help_does_not_wait_for_what_is_heavy() -> None:
     code = f"import sys, tq.cli.main; print([each for each in {heavy} if each in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
-
-
-def test_every_exit_code_is_documented_in_the_words_of_the_help() -> None:
-    told = {int(code): cells[1] for code, cells in rows(document("docs/cli.md"), head="code").items()}
-    assert told == {int(code): meaning for code, meaning in EXIT_MEANINGS.items()}
-    assert set(EXIT_MEANINGS) == set(Exit)
-
-
-def family(kind: type[TqError]) -> Iterator[type[TqError]]:
-    """*kind* and everything that inherits from it, in tq itself."""
-    if kind.__module__.startswith("tq."):
-        yield kind
-    for child in kind.__subclasses__():
-        yield from family(child)
-
-
-def test_every_error_is_documented_with_its_status() -> None:
-    told = rows(document("docs/errors.md"), head="code")
-    kinds = {kind.code: kind for kind in family(TqError)}
-    assert set(told) == set(kinds)
-    for code, cells in told.items():
-        status = str(status_of(kinds[code]("…")))
-        assert re.match(rf"{status}\b", cells[1]), f"{code} is answered with {status}, not {cells[1]}"
-
-
-def test_every_event_is_documented_with_its_level_and_its_fields() -> None:
-    told = rows(document("docs/events.md"), head="event")
-    kinds = {str(kind.__struct_config__.tag): kind for kind in Event.__subclasses__()}
-    assert set(told) == {*kinds, LIBRARY_LOGGED}
-    for name, kind in kinds.items():
-        _, level, fields, _ = told[name]
-        assert level.startswith(LEVELS[kind].name.lower()), name
-        assert re.findall(r"`(\w+)`", fields) == [each for each in kind.__struct_fields__ if each != "at"], (
-            name
-        )
-
-
-def test_every_route_is_documented() -> None:
-    text = document("docs/http-api.md")
-    assert set(rows(text, head="route")) == {
-        f"{route.method} {route.path.replace('*}', '}')}" for route in ROUTES
-    }
 
 
 # What is shown

@@ -101,8 +101,8 @@ NO_LINK: Final = NoLink()
 class Context:
     """What a handler may know of the attempt it makes, and tell. Ask for it with a parameter of this type.
 
-    ``dependencies`` has the results of the tasks that this one depended on, by id: those that succeeded
-    and are still kept.
+    ``worker`` is the number of the worker that makes it, from 1. ``dependencies`` has the results of the
+    tasks that this one depended on, by id: those that succeeded and are still kept.
     """
 
     task: Lease

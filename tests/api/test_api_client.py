@@ -319,7 +319,7 @@ async def test_outside_of_handlers_a_submit_goes_to_the_server_of_the_environmen
 
 # The page
 
-PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "client.md"
+PAGE = Path(__file__).resolve().parent.parent.parent / "docs/how-to/client.md"
 
 
 def shown(name: str, api: Api, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from tq.storage.store import Store, open_store
 from tq.testing import open_server
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-ALL = {path.name: path.read_text() for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
+ALL = {path.name: path.read_text() for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]}
 PAGES = {name: text for name, text in ALL.items() if steps(text)}
 OF_THE_DEMO = {"getting-started.md"}
 

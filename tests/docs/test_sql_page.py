@@ -1,4 +1,4 @@
-"""What docs/sql.md shows is run, on a real database."""
+"""What docs/how-to/sql.md shows is run, on a real database."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tq.storage.postgres import PostgresStore
 
 pytest_plugins = ("postgres_fixtures",)
 
-PAGE = blocks((Path(__file__).parents[2] / "docs" / "sql.md").read_text())
+PAGE = blocks((Path(__file__).parents[2] / "docs/how-to/sql.md").read_text())
 
 
 @pytest.fixture

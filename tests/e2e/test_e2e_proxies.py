@@ -1,4 +1,4 @@
-"""The recipes of docs/security.md for reverse proxies, as they stand there, with real nginx and Caddy.
+"""The recipes of docs/explanation/security.md for reverse proxies, as they stand, with real nginx and Caddy.
 
 All that is changed is what a test cannot have: the usual ports and certificates. A machine without one of
 the two skips its tests.
@@ -34,7 +34,7 @@ HANDSHAKE = {
 
 def recipe(name: str) -> str:
     """The block of the page that begins with *name* as a comment."""
-    page = (DOCS / "security.md").read_text()
+    page = (DOCS / "explanation/security.md").read_text()
     [block] = re.findall(rf"^```\n# {name}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     return str(block)
 

@@ -19,18 +19,21 @@ class MethodNotAllowed(InvalidInput):
     """The resource is there but does not take this method; ``allow`` lists those it takes."""
 
     code = "method_not_allowed"
+    remedy = "use one of them"
 
 
 class NotAcceptable(InvalidInput):
     """The answer would be of a type that ``Accept`` leaves out; ``accepted`` has the one it is."""
 
     code = "not_acceptable"
+    remedy = "ask for that, or for `*/*`"
 
 
 class BodyTooSlow(InvalidInput):
     """The body did not arrive in time; safe to repeat."""
 
     code = "body_too_slow"
+    remedy = "send it again, faster or in parts"
 
 
 STATUS: Final[dict[type[TqError], int]] = {

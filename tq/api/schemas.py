@@ -120,15 +120,29 @@ RULES: Final[dict[str, tuple[Schema, str]]] = {
         TASK_ID | {"pattern": f"^{_CHARACTERS}{{0,128}}$"},
         "makes the request repeatable; one is made if it is missing, null or empty",
     ),
-    "queue": (NAME, "the lane; that of the handler if it is not said"),
+    "queue": (NAME, "the lane"),
+    "SubmitRequest.queue": (NAME, "the lane; the handler's, if it is not said"),
     "key": (KEY, "whose task it is: printable characters"),
     "priority": (_PRIORITY, "higher first"),
+    "SubmitRequest.priority": (_PRIORITY, "higher first; the handler's, if it is not said"),
     "delay": (_seconds(0, DELAY_MAX_S), "seconds from now before which it does not start; or give run_at"),
     "run_at": (INSTANT, "the instant before which it does not start, from 1970 to 9999"),
     "timeout": (_seconds(0.001, TIMEOUT_MAX_S), "seconds that one attempt may take"),
+    "SubmitRequest.timeout": (
+        _seconds(0.001, TIMEOUT_MAX_S),
+        "seconds that one attempt may take; the handler's, if it is not said",
+    ),
     "max_attempts": (_ATTEMPTS, "attempts until it has failed"),
-    "retry": ({}, "how long it waits after a failed attempt"),
+    "SubmitRequest.max_attempts": (
+        _ATTEMPTS,
+        "attempts until it has failed; the handler's, if it is not said",
+    ),
+    "retry": ({}, "how long it waits after a failed attempt; as the handler has it, if it is not said"),
     "result_ttl": (_seconds(0, TTL_MAX_S), "seconds that it is kept once it has ended"),
+    "SubmitRequest.result_ttl": (
+        _seconds(0, TTL_MAX_S),
+        "seconds that it is kept once it has ended; if not said, the handler's, or 24 h, 7 days if it failed",
+    ),
     "tags": ({"maxItems": TAGS_MAX, "items": NAME}, "words to find it by; each counts once"),
     "unique": ({}, "keeps a second task of its type with the same key out"),
     "parent_id": (TASK_ID, "the task that it is a child of"),
@@ -136,7 +150,10 @@ RULES: Final[dict[str, tuple[Schema, str]]] = {
         {"maxItems": DEPENDENCIES_MAX, "items": TASK_ID},
         "the tasks that must have ended before it starts",
     ),
-    "on_dependency_failure": ({}, "what becomes of it if one of them does not succeed"),
+    "on_dependency_failure": (
+        {},
+        "what becomes of it if one of them does not succeed; cancel, if it is not said",
+    ),
     "deadline": (INSTANT, "the instant by which it must have ended"),
     "expires_at": (INSTANT, "the instant by which it must have started"),
     "KeyRequest.name": (KEY, "what people call it: printable characters"),
@@ -334,12 +351,48 @@ def _task(left_out: Set[str] = frozenset()) -> Schema:
         "run_at": AT,
         "started_at": maybe(AT),
         "finished_at": maybe(AT),
-        "result": {"description": "what its handler returned"},
+        "result": {},
         "errors": listed(ref("AttemptError"), HISTORY_MAX),
     }
     sometimes = {name: always.pop(name) for name in sorted(left_out)} | _TASK_SOMETIMES
-    return record("A task. What does not apply to it is absent.", always, sometimes)
+    return record("A task. What does not apply to it is absent.", _told(always), _told(sometimes))
 
+
+def _told(fields: Mapping[str, Schema]) -> dict[str, Schema]:
+    """*fields* of a task with what they mean; those that are as submitted say so."""
+    return {
+        name: schema | {"description": _TASK_MEANINGS.get(name, "as submitted")}
+        for name, schema in fields.items()
+    }
+
+
+_TASK_MEANINGS: Final = {
+    "queue": "as submitted, or the handler's",
+    "priority": "as submitted, or the handler's",
+    "max_attempts": "as submitted, or the handler's",
+    "timeout": "seconds; as submitted, or the handler's",
+    "state": "where it is",
+    "reason": "why it is there; of a retrying task, why the last attempt failed",
+    "attempt": "the attempt that runs or ran last; 0 before the first",
+    "crashes": "how many servers or processes died while they ran it",
+    "created_at": "when it was stored",
+    "run_at": "when it may start, or its next attempt may",
+    "started_at": "when its last attempt began",
+    "finished_at": "when it ended",
+    "result": "what its handler returned",
+    "errors": "the last failed attempts",
+    "worker": "which worker of the server runs it, or ran it last",
+    "server": "which server runs it, or ran it last",
+    "fingerprint": "of a failed task: what failures of the same cause share",
+    "progress": "how far it is, as its handler told",
+    "logs": "what its handler logged, the last lines",
+    "cancel_requested": "it runs, and was asked to stop",
+    "cancellable": "of a running task: what can be stopped",
+    "waiting_for": "of a blocked task: how many it still waits for",
+    "schedule": "the schedule that made it",
+    "traceparent": "the span that submitted it, as W3C Trace Context writes it",
+}
+"""By field, but for those that are as submitted."""
 
 _TASK_SOMETIMES: Final[dict[str, Schema]] = {
     "worker": COUNT,
@@ -350,7 +403,7 @@ _TASK_SOMETIMES: Final[dict[str, Schema]] = {
     "logs": listed(ref("LogLine"), LOG_LINES_MAX),
     "cancel_requested": {"const": True},
     "cancellable": {"enum": ["async", "process", "thread"]},
-    "waiting_for": COUNT | {"description": "the tasks that a blocked one still waits for"},
+    "waiting_for": COUNT,
     "tags": listed(NAME, TAGS_MAX),
     "parent_id": TASK_ID,
     "depends_on": listed(TASK_ID, DEPENDENCIES_MAX),

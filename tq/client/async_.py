@@ -386,7 +386,7 @@ class AsyncTask:
         return await self._client._task(self._client._api.retry(self.id))
 
     async def update(self, **changes: Unpack[Changes]) -> AsyncTask:
-        """The waiting task with new values: see docs/http-api.md: see `tq.client.sync.Task.update`."""
+        """The waiting task with new values: see `tq.client.sync.Task.update`."""
         path, client = task_path(self.id), self._client
         return await client._task(client._api.send("PATCH", path, TaskRecord, body=changes))
 

@@ -1,4 +1,4 @@
-"""What a server says, typed; and what may be said to it. The fields are those of docs/http-api.md.
+"""What a server says, typed; and what may be said to it. The fields are those of docs/reference/http-api.md.
 
 A field that a newer server adds is ignored, and one that an answer leaves out has its default.
 """
@@ -97,7 +97,7 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TaskEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that happened to a task: see docs/live.md for the names and their data.
+    """Something that happened to a task: see docs/how-to/live.md for the names and their data.
 
     ``record`` is the task itself, with ``snapshot`` and ``end``; None if it was deleted since.
     """
@@ -317,7 +317,7 @@ Instant = str | datetime
 
 
 class RetryFields(TypedDict, total=False):
-    """When the next attempt is made: see docs/retries.md."""
+    """When the next attempt is made: see docs/how-to/retries.md."""
 
     kind: Literal["exponential", "fixed", "polynomial"]
     base: float
@@ -326,7 +326,7 @@ class RetryFields(TypedDict, total=False):
 
 
 class Fields(TypedDict, total=False):
-    """What a submit takes beside type and payload: see docs/http-api.md."""
+    """What a submit takes beside type and payload: see docs/reference/http-api.md."""
 
     id: str
     queue: str
@@ -349,7 +349,7 @@ class Fields(TypedDict, total=False):
 
 
 class Changes(TypedDict, total=False):
-    """What of a waiting task may be changed: see docs/http-api.md."""
+    """What of a waiting task may be changed: see docs/reference/http-api.md."""
 
     priority: int | Literal["low", "normal", "high", "critical"]
     delay: float
@@ -377,7 +377,7 @@ class LimitsFields(TypedDict, total=False):
 
 
 class QueueRules(TypedDict, total=False):
-    """The rules of a queue; what is not said is as in a queue without rules: see docs/queues.md."""
+    """The rules of a queue; what is not said is as in a queue without rules: see docs/how-to/queues.md."""
 
     order: Literal["strict", "aging"]
     concurrency: int | None
@@ -386,7 +386,7 @@ class QueueRules(TypedDict, total=False):
 
 
 class ScheduleFields(TypedDict, total=False):
-    """When a schedule fires, and what its tasks have beside type and payload: see docs/schedules.md."""
+    """When it fires, and what its tasks have beside type and payload: see docs/how-to/schedules.md."""
 
     cron: str
     tz: str
@@ -405,7 +405,7 @@ class ScheduleFields(TypedDict, total=False):
 
 
 class Filters(TypedDict, total=False):
-    """Which tasks are meant: see docs/listing.md."""
+    """Which tasks are meant: see docs/how-to/listing.md."""
 
     state: str | Sequence[str]
     queue: str

@@ -434,7 +434,7 @@ class Task:
         return self._client._task(self._client._api.retry(self.id))
 
     def update(self, **changes: Unpack[Changes]) -> Task:
-        """The waiting task with new values: see docs/http-api.md.
+        """The waiting task with new values: see docs/reference/http-api.md.
 
         Raises:
             IllegalTransition: It does not wait.

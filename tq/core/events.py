@@ -46,7 +46,8 @@ class TaskStarted(Event, frozen=True, tag="task.started"):
 class AttemptFinished(Event, frozen=True, tag="attempt.finished"):
     """An attempt has ended and its end is stored: the one full line about it.
 
-    ``state`` is where the task is now and ``reason`` why; ``retry_at`` when it comes back, if it does.
+    ``state`` is where the task is now and ``reason`` why; ``wait_ms`` how long it was ready before it began;
+    ``retry_at`` when it comes back, if it does.
     """
 
     task_id: TaskId
@@ -104,14 +105,14 @@ class TaskDeleted(Event, frozen=True, tag="task.deleted"):
 
 
 class TaskReleased(Event, frozen=True, tag="task.released"):
-    """A lease was given back with no attempt burnt."""
+    """A task was given back with no attempt burnt, at a shutdown for example."""
 
     task_id: TaskId
     state: State
 
 
 class LeaseExpired(Event, frozen=True, tag="lease.expired"):
-    """Tasks of dead servers were taken back."""
+    """Tasks of dead servers were taken back: so many run again, were poison, were to be cancelled."""
 
     pending: int
     failed: int
@@ -141,7 +142,10 @@ class TasksPruned(Event, frozen=True, tag="tasks.pruned"):
 
 
 class WorkersResized(Event, frozen=True, tag="workers.resized"):
-    """The server has ``count`` workers now. ``why``: work waited, some were idle, or it was asked to."""
+    """The server has ``count`` workers now.
+
+    ``why``: ``work`` waited, some were ``idle``, or it was ``asked`` to.
+    """
 
     count: int
     why: str
@@ -199,7 +203,7 @@ class ServerStarted(Event, frozen=True, tag="server.started"):
 
 
 class ServerDraining(Event, frozen=True, tag="server.draining"):
-    """The server takes nothing new and finishes what runs. ``running`` tasks have ``grace_ms``."""
+    """The server takes nothing new and finishes what runs: ``running`` tasks have ``grace_ms``."""
 
     server: ServerId
     running: int
@@ -242,10 +246,12 @@ class StorageRestored(Event, frozen=True, tag="storage.restored"):
 
 
 class HttpAnswered(Event, frozen=True, tag="http.answered"):
-    """A request is over: its one line in the access log, which alone is told of it.
+    """A request, or a WebSocket (its ``method`` is WEBSOCKET), is over: its one line in the access log.
 
-    ``route`` is a pattern; ``path`` is there only where no route was found, cut, with odd characters
-    escaped. Without a ``status`` it was cut, or its client left, before there was one.
+    Only with ``--access-log on``, and told to the log alone. ``route`` is a pattern; ``path``, cut to 100
+    characters, odd ones escaped, is there only where no route was found. Without a ``status`` it was cut, or
+    its client left, before there was one; ``complete`` is false where the answer was cut off half way.
+    ``key_id`` names the API key that it came with.
     """
 
     method: str

@@ -105,8 +105,7 @@ def _by_name(values: Callable[[Source], dict[str, Value]]) -> Callable[[Source],
     return lambda source: [((name,), value) for name, value in list(values(source).items())]
 
 
-METRICS: Final = (
-    # Tasks
+OF_TASKS: Final = (
     Described(
         "counter",
         "tq_tasks_submitted",
@@ -190,7 +189,23 @@ METRICS: Final = (
         "Ended tasks deleted because their time to be kept was over.",
         _one(lambda source: source.tallies.pruned),
     ),
-    # The store
+    Described(
+        "counter",
+        "tq_leases_expired",
+        ("state",),
+        "Tasks taken back from dead servers, by what they became.",
+        _by_name(lambda source: dict(source.tallies.leases_expired)),
+    ),
+    Described(
+        "counter",
+        "tq_leases_refused",
+        (),
+        "Attempts that ended after their lease was lost.",
+        _one(lambda source: source.tallies.leases_refused),
+    ),
+)
+
+OF_STORE: Final = (
     Described(
         "gauge",
         "tq_tasks",
@@ -254,21 +269,9 @@ METRICS: Final = (
         "How long a transaction took.",
         _one(lambda source: source.tallies.commit_s),
     ),
-    # Leases and schedules
-    Described(
-        "counter",
-        "tq_leases_expired",
-        ("state",),
-        "Tasks taken back from dead servers, by what they became.",
-        _by_name(lambda source: dict(source.tallies.leases_expired)),
-    ),
-    Described(
-        "counter",
-        "tq_leases_refused",
-        (),
-        "Attempts that ended after their lease was lost.",
-        _one(lambda source: source.tallies.leases_refused),
-    ),
+)
+
+OF_SERVER: Final = (
     Described(
         "counter",
         "tq_schedule_ticks",
@@ -283,7 +286,6 @@ METRICS: Final = (
         "How long after its tick a schedule fired.",
         _one(lambda source: source.tallies.schedule_lag),
     ),
-    # The server
     Described(
         "gauge",
         "tq_workers",
@@ -326,7 +328,9 @@ METRICS: Final = (
         "Always 1; its labels tell what runs.",
         lambda source: [((__version__, platform.python_version()), 1.0)],
     ),
-    # HTTP
+)
+
+OF_HTTP: Final = (
     Described(
         "counter",
         "tq_http_requests",
@@ -370,6 +374,8 @@ METRICS: Final = (
         _one(lambda source: source.moment.connections_failed),
     ),
 )
+
+METRICS: Final = (*OF_TASKS, *OF_STORE, *OF_SERVER, *OF_HTTP)
 
 
 def _put_back(source: Source) -> Iterator[Row]:

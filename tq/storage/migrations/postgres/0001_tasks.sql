@@ -1,7 +1,7 @@
 -- Tasks and all that is kept of them. The numbers of states and reasons are in tq/storage/records.py.
 --
 -- Names are compared byte by byte, whatever the language of the database. Tables that are written all the time
--- are cleaned by what has been written, not by their size, and without pauses: see docs/operations.md.
+-- are cleaned by what has been written, not by their size, and without pauses: see docs/how-to/operations.md.
 
 -- The order of arrival. Two servers may commit in another order than they drew their numbers in.
 CREATE SEQUENCE arrivals AS bigint;

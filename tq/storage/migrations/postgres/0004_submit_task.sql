@@ -1,5 +1,5 @@
 -- Submitting in SQL: submit_task() stores a task in the caller's own transaction, as a Submit of a server does.
--- Its rules and words are those of tq/core/wire.py and tq/core/fields.py; docs/sql.md is for those who call it.
+-- Its rules and words are those of tq/core/wire.py and tq/core/fields.py; docs/how-to/sql.md is for callers.
 --
 -- A caller's transaction may last, so it must stand in nobody's way: it locks no row that a server changes, counts
 -- in rows of its own, and where a lane is missing makes one of its own.
@@ -376,6 +376,6 @@ BEGIN
 END
 $$;
 
--- Who may submit is for the owner to say: see docs/sql.md.
+-- Who may submit is for the owner to say: see docs/how-to/sql.md.
 REVOKE ALL ON FUNCTION wake_channel, refuse_value, checked_name, checked_key, checked_integer, checked_ms, checked_at,
     checked_payload, checked_retry, checked_tags, defaults_of, new_task_id, lane_of, is_known, submit_task FROM PUBLIC;
