@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from postgres_place import Schema
 from storage_kit import do, new, recount
 from submit_task_kit import call
+from tiers import tiered
 
 from tq.core import ops
 from tq.core.ops import LETTER_KEPT_MS, SWEEP_LIMIT_MAX
@@ -132,7 +133,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "tq.db"
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", tiered(SEEDS))
 def test_a_copy_says_the_same_and_goes_on_the_same(
     seed: int, path: Path, empty_schema: Schema, open_empty_postgres: Callable[[], PostgresStore]
 ) -> None:
@@ -146,7 +147,7 @@ def test_a_copy_says_the_same_and_goes_on_the_same(
         assert_alike(chooser, model, copy)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", tiered(SEEDS))
 def test_there_and_back_every_row_is_what_it_was(
     seed: int, path: Path, empty_schema: Schema, tmp_path: Path
 ) -> None:

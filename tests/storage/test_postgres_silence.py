@@ -15,6 +15,7 @@ import psycopg
 import pytest
 from postgres_way import Way
 from storage_kit import HERE, NOW, do, new, state, submit
+from tiers import slow
 
 from tq.core import ops, queries
 from tq.core.errors import StorageUnavailable
@@ -96,6 +97,7 @@ def test_setting_up_is_given_up_before_long(way: Way, monkeypatch: pytest.Monkey
         postgres_link.connect(postgres_link.parse_url(way.url), application="tq-mute", durable=True)
 
 
+@slow
 def test_store_that_is_closed_lets_go_of_who_waits(way: Way) -> None:
     with ThreadPoolExecutor(2) as pool:
         with closing(PostgresStore(way.url, own_clock=False, silent_s=100)) as store:
