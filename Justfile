@@ -38,10 +38,11 @@ run *ARGS: setup
 serve *ARGS: setup
     @exec {{bin}}/tq serve "$@"
 
-# Run the tests in a minute: all but the slow ones, three files at a time. ARGS go to pytest
+# Run all tests but the slow ones, three files at a time. ARGS go to pytest
 [no-exit-message]
 test *ARGS: setup
-    @exec {{pytest}} -m "not slow" "$@"
+    @# The plugin of schemathesis takes a second of each process to load, and only slow tests need it.
+    @exec {{pytest}} -p no:schemathesis -m "not slow" "$@"
 
 # Run the slow tests: more seeds, real browsers, processes that die. `just test-slow -m ""`: all tests
 [no-exit-message]

@@ -1,4 +1,4 @@
-"""Which tests are slow: those that `just test` leaves to `just test-slow`, so that it is done in a minute.
+"""Which tests are slow: those that `just test` leaves to `just test-slow`.
 
 A slow test looks at more of what quick ones look at: more seeds, each byte, a real browser, a fault for each
 kind of way. A promise of tq has a quick test where it can.
