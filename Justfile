@@ -42,17 +42,18 @@ serve *ARGS: setup
 [no-exit-message]
 test *ARGS: setup
     @# The plugin of schemathesis takes a second of each process to load, and only slow tests need it.
-    @exec {{pytest}} -p no:schemathesis -m "not slow" "$@"
+    @exec {{pytest}} -p no:schemathesis -m "not slow and not contract" "$@"
 
-# Run the slow tests: more seeds, real browsers, processes that die. `just test-slow -m ""`: all tests
+# Run the slow tests: more seeds, real browsers, processes that die. `just test-slow -m "not contract"`: those of `just test` too
 [no-exit-message]
 test-slow *ARGS: setup
     @exec {{pytest}} -m slow "$@"
 
-# Hold a live server to /openapi.json: 200 requests an operation, and every part of them at its edges
+# Hold a live server to /openapi.json: EXAMPLES requests an operation, and over 4 every part at its edges
 [no-exit-message]
-contract *ARGS: setup
-    @exec env CONTRACT_EXAMPLES=200 {{bin}}/python -m pytest tests/e2e/test_e2e_contract.py --timeout 1800 "$@"
+contract EXAMPLES="200" *ARGS: setup
+    @examples="$1"; shift; exec env CONTRACT_EXAMPLES="$examples" {{bin}}/python -m pytest \
+        -m contract tests/e2e/test_e2e_contract.py --timeout 1800 "$@"
 
 # Break servers, ways and PostgreSQL under load: FAULTS of each kind, LEASES waited out, SERVERS at once
 [no-exit-message]

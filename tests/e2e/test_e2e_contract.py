@@ -20,13 +20,12 @@ from schemathesis import Case
 from schemathesis.checks import not_a_server_error
 from schemathesis.core.failures import FailureGroup
 from schemathesis.specs.openapi import checks
-from tiers import slow
 
 from tq.api.http import WAIT_MAX_S
 from tq.api.openapi import describe
 from tq.api.routes import ROUTES
 
-pytestmark = slow
+pytestmark = pytest.mark.contract
 
 FEW = 4
 EXAMPLES = int(os.environ.get("CONTRACT_EXAMPLES", str(FEW)))
