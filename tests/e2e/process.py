@@ -27,6 +27,8 @@ START_S: Final = 20.0
 """Seconds that a server may take to say that it listens, on a machine that has much else to do."""
 PATIENCE_S: Final = 20.0
 """Seconds to wait for what comes soon if it comes at all."""
+SOON_S: Final = 5.0
+"""Seconds for what takes one at the most, on a machine that has much else to do."""
 SHUTDOWN_SLACK_S: Final = 5.0
 """A server that was told to stop has ended this long after its grace (design, 5.11)."""
 LEAVING_S: Final = 3.0

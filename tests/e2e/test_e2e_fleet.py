@@ -3,27 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
-import pytest
-from process import Server, Site
+from process import SOON_S, Server
 from tiers import slow
 
-pytest_plugins = ("site_fixture", "postgres_fixtures")
-
-SOON_S = 5.0
-"""Seconds for what takes one at the most, on a machine that has much else to do."""
-
-
-@pytest.fixture
-def pair(site: Site, postgres_url: str) -> Iterator[tuple[Server, Server]]:
-    """One that has the handlers of `work_app`, one that has those of `other_app`."""
-    one, other = [site.spawn(app, store=postgres_url, grace=1) for app in ("work_app:app", "other_app:app")]
-    one.wait_listening()
-    other.wait_listening()
-    yield one, other
-    one.stop()
-    other.stop()
+pytest_plugins = ("pair_fixture",)
 
 
 def test_what_is_submitted_on_one_server_runs_where_it_is_handled(pair: tuple[Server, Server]) -> None:

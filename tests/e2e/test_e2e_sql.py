@@ -5,27 +5,11 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
 
 import psycopg
-import pytest
-from process import Server, Site
+from process import SOON_S, Server
 
-pytest_plugins = ("site_fixture", "postgres_fixtures")
-
-SOON_S = 5.0
-"""Seconds for what takes one at the most, on a machine that has much else to do."""
-
-
-@pytest.fixture
-def pair(site: Site, postgres_url: str) -> Iterator[tuple[Server, Server]]:
-    """One that has the handlers of `work_app`, one that has those of `other_app`."""
-    one, other = [site.spawn(app, store=postgres_url, grace=1) for app in ("work_app:app", "other_app:app")]
-    one.wait_listening()
-    other.wait_listening()
-    yield one, other
-    one.stop()
-    other.stop()
+pytest_plugins = ("pair_fixture",)
 
 
 def heard(server: Server, found: list[dict[str, object]], until: threading.Event) -> None:

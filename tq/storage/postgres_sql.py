@@ -63,7 +63,6 @@ FROM (SELECT bucket FROM unnest($1::integer[]) AS wanted (bucket) ORDER BY bucke
 """
 SCHEDULES_LOCK: Final = 1_000
 RULES_LOCK: Final = 1_001
-MIGRATION_LOCK: Final = 1_002
 KEYS_LOCK: Final = 1_003
 LEADER_LOCK: Final = 1_004
 QUEUE_LOCKS: Final = 256
