@@ -222,14 +222,14 @@ def _idle(database: Database, sizes: Sizes) -> Iterator[Row]:
             transactions, calls = counted()
             seconds = time.perf_counter() - began
             share = max(late - early for early, late in zip(cpu_s, _cpus(servers), strict=True)) / seconds
-        per_s = transactions / seconds / number
+        per_s = calls / seconds / number
         what = "PostgreSQL: idle server" if number == 1 else f"PostgreSQL: each of {number} idle servers"
         yield Row(
-            f"{what}, transactions",
+            f"{what}, statements",
             f"{per_s:.1f}/s",
             target="≤ 3/s",
             met=per_s <= 3,
-            note=f"{calls / seconds / number:.1f} statements/s",
+            note=f"{transactions / seconds / number:.1f} transactions/s",
         )
         yield Row(f"{what}, CPU", f"{share:.1%}", target="≤ 1 %", met=share <= 0.01)
 

@@ -381,6 +381,9 @@ class Chooser:
             types=self.pick(None, (), TYPES[:1], TYPES, ("t9",)),
             held=tuple(held),
             due=self.often(0.5),
+            sweeper=self.maybe(
+                0.5, queries.Sweeper(self.pick(*SERVERS), self.later(), self.maybe(0.7, self.later()))
+            ),
             read=tuple((server, self.pick(0, self.written[server] - 2)) for server in servers),
         )
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from storage_kit import HERE, NOW, claim, do, finish, put, running, start, submit, task
+from storage_kit import HERE, NOW, claim, do, finish, new, put, running, start, submit, succeed, task
 
 from tq.core import ops
 from tq.core.errors import TqError
 from tq.core.limits import Limits
 from tq.core.ops import Beaten, Led, Letter, Reply, Swept
-from tq.core.queries import GetNews, GetServers, Held, News, Seat, ServerRow
+from tq.core.queries import GetNews, GetServers, Held, News, Seat, ServerRow, Sweeper
 from tq.core.task import Json, ServerId, State, TaskId
 from tq.storage.store import Store
 
@@ -215,6 +215,83 @@ def test_the_next_instant_is_news_where_it_is_asked_for(store: Store) -> None:
     put(store, "a", run_at=NOW + 50)
     assert news(store).next_due is None
     assert news(store, due=True).next_due == NOW + 50
+
+
+# Whether there is something to sweep
+
+
+def is_to_sweep(store: Store, now: int, *, dead_before: int | None = NOW, by: ServerId = US) -> bool:
+    return store.read(GetNews(types=None, sweeper=Sweeper(by, now, dead_before))).to_sweep
+
+
+def sweep(store: Store, now: int, *, dead_before: int = NOW, by: ServerId = US) -> None:
+    store.apply([ops.Recover(by, dead_before), ops.Prune(), ops.PruneLetters()], now)
+
+
+def test_nothing_is_to_sweep_where_all_is_well_or_nobody_asks(store: Store) -> None:
+    do(store, ops.Beat(US))
+    assert not is_to_sweep(store, NOW)
+    running(store, "a", by="us")
+    put(store, "b", run_at=NOW - 1)
+    assert not is_to_sweep(store, NOW)
+    assert not news(store).to_sweep
+
+
+def test_a_server_that_is_dead_is_to_sweep_by_the_others(store: Store) -> None:
+    do(store, ops.Beat(US))
+    do(store, ops.Beat(THEM))
+    assert not is_to_sweep(store, NOW, dead_before=NOW)
+    assert is_to_sweep(store, NOW, dead_before=NOW + 1)
+    assert not is_to_sweep(store, NOW, dead_before=None)
+    sweep(store, NOW, dead_before=NOW + 1)
+    assert not is_to_sweep(store, NOW, dead_before=NOW + 1)
+    assert store.snapshot().servers == ((US, NOW),)
+
+
+def test_what_a_server_runs_that_is_not_there_is_to_sweep(store: Store) -> None:
+    running(store, "a", by="them")
+    assert is_to_sweep(store, NOW)
+    assert not is_to_sweep(store, NOW, dead_before=None)
+    assert not is_to_sweep(store, NOW, by=THEM)
+    sweep(store, NOW)
+    assert not is_to_sweep(store, NOW)
+    assert task(store, "a").state is State.PENDING
+
+
+def test_what_has_been_kept_long_enough_is_to_sweep(store: Store) -> None:
+    put(store, "a", result_ttl_ms=500)
+    succeed(store, "a")
+    assert not is_to_sweep(store, NOW + 499)
+    assert is_to_sweep(store, NOW + 500)
+    assert is_to_sweep(store, NOW + 500, dead_before=None)
+    sweep(store, NOW + 500)
+    assert not is_to_sweep(store, NOW + 500)
+    assert store.snapshot().tasks == ()
+
+
+def test_an_idempotency_key_past_its_time_is_to_sweep(store: Store) -> None:
+    do(store, ops.Submit(new("a"), ops.RequestKey("key", "hash")))
+    assert not is_to_sweep(store, NOW + ops.REQUEST_KEPT_MS - 1)
+    assert is_to_sweep(store, NOW + ops.REQUEST_KEPT_MS)
+    sweep(store, NOW + ops.REQUEST_KEPT_MS)
+    assert not is_to_sweep(store, NOW + ops.REQUEST_KEPT_MS)
+
+
+def test_an_old_letter_is_to_sweep(store: Store) -> None:
+    write(store, Letter(US, 1, b"x"))
+    assert not is_to_sweep(store, NOW + 59_999)
+    assert is_to_sweep(store, NOW + 60_000)
+    sweep(store, NOW + 60_000)
+    assert not is_to_sweep(store, NOW + 60_000)
+
+
+def test_an_end_that_nobody_was_told_of_is_to_sweep(store: Store) -> None:
+    put(store, "a")
+    put(store, "b", depends_on=(TaskId("a"),))
+    succeed(store, "a")
+    assert is_to_sweep(store, NOW)
+    do(store, ops.Settle())
+    assert not is_to_sweep(store, NOW)
 
 
 # Caps across servers

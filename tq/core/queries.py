@@ -203,6 +203,7 @@ class News(msgspec.Struct, frozen=True, kw_only=True):
     asked to cancel, and ``lost`` those that are no longer valid. ``seats`` are all servers, by id.
     ``letters`` are those not read yet, in the order in which they were written, at most LETTERS_MAX: a batch
     that came of another's has its letter after that one's. ``unannounced``: there is something for Announce.
+    ``to_sweep``: Recover, Prune or PruneLetters may have something to do.
     """
 
     pending: bool
@@ -212,18 +213,29 @@ class News(msgspec.Struct, frozen=True, kw_only=True):
     seats: tuple[Seat, ...]
     letters: tuple[Letter, ...]
     unannounced: bool = False
+    to_sweep: bool = False
+
+
+class Sweeper(msgspec.Struct, frozen=True):
+    """Who would sweep, and when. For it servers are dead as in Recover; None: that cannot be said now."""
+
+    server: ServerId
+    now: int
+    dead_before: int | None
 
 
 class GetNews(Query[News], frozen=True, kw_only=True):
     """What one server of many asks every second, and when another wakes it.
 
     ``types`` as in Claim; ``held`` in any order, and answered in it; ``due`` whether to look for the next
-    instant as NextDue does. Letters are given of the servers in ``read``, those after the number there.
+    instant as NextDue does; ``sweeper`` for whom to look whether there is something to sweep. Letters are
+    given of the servers in ``read``, those after the number there.
     """
 
     types: tuple[str, ...] | None
     held: tuple[Held, ...] = ()
     due: bool = False
+    sweeper: Sweeper | None = None
     read: tuple[tuple[ServerId, int], ...] = ()
 
 

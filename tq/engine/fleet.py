@@ -26,7 +26,7 @@ from tq.clock import Clock, RunSync
 from tq.core.errors import StorageUnavailable
 from tq.core.events import Event, LeaderElected, ServerRejoined
 from tq.core.ops import LETTER_KEPT_MS, Announce, Beat, Beaten, Lead, Led, Letter
-from tq.core.queries import LETTERS_MAX, GetNews, GetServers, Held, News, Seat, ServerRow
+from tq.core.queries import LETTERS_MAX, GetNews, GetServers, Held, News, Seat, ServerRow, Sweeper
 from tq.core.servers import DEAD_AFTER_MS, ServerInfo, read_server, server_text
 from tq.core.task import ServerId
 from tq.core.wire import TypeDefaults
@@ -55,6 +55,13 @@ NEWS_GAP_S: Final = 0.02
 """And no more often than this, however often others ring."""
 RINGING_S: Final = 0.1
 """Others ring, if the last ring is no older: two of the gaps that a server leaves between its rings."""
+SWEEP_EVERY_S: Final = 1.0
+"""Who has its store to itself sweeps this often."""
+SWEEP_GAP_S: Final = 0.9
+"""The news are asked no more often than this whether there is something to sweep: once of every time that
+nobody rang."""
+TIDY_EVERY_S: Final = 60.0
+"""And then, or after this long, what has been swept includes what no promise depends on."""
 FLUSH_S: Final = 0.25
 """What no commit tells, such as a line of log, waits so long for a letter to go with."""
 FORGET_S: Final = 2 * LETTER_KEPT_MS / 1000
@@ -123,6 +130,8 @@ class Fleet:
         self._read_at: float | None = None
         self._heard_at = -math.inf
         self._trusted: set[ServerId] = set()
+        self._to_sweep = Bell()
+        self._sweep_asked_at = -math.inf
         self._reading = trio.Lock()
         self._begun = self._ended = 0
 
@@ -137,6 +146,18 @@ class Fleet:
         """See Sweeps."""
         is_steady = self._clock.monotonic() - self._steady_since >= JUDGE_AFTER_S
         return self._clock.now_ms() - DEAD_AFTER_MS if is_steady else None
+
+    async def wait_to_sweep(self) -> None:
+        """See Sweeps. In a store that is shared the news tell when, and what they do not look at can wait."""
+        with trio.move_on_after(TIDY_EVERY_S if self.is_shared else SWEEP_EVERY_S):
+            await self._to_sweep.wait_rung()
+
+    def _sweeper(self, asked_at: float) -> Sweeper | None:
+        """For whom the news look whether there is something to sweep, if it is time for that again."""
+        if not self.leads or asked_at - self._sweep_asked_at < SWEEP_GAP_S:
+            return None
+        self._sweep_asked_at = asked_at
+        return Sweeper(self._server, self._clock.now_ms(), self.dead_before())
 
     def _shaken(self) -> None:
         """The store was away, or this server was: others may have been."""
@@ -299,13 +320,14 @@ class Fleet:
     async def _read_news(self) -> None:
         self._begun += 1
         number = self._begun
+        asked_at = self._clock.monotonic()
         question = GetNews(
             types=self._types,
             held=self._held(),
             due=self.leads,
+            sweeper=self._sweeper(asked_at),
             read=tuple(self._read.items()),
         )
-        asked_at = self._clock.monotonic()
         news = await self._run_sync(partial(self._store.read, question))
         self._take_news(news, asked_at)
         while len(news.letters) >= LETTERS_MAX:
@@ -334,6 +356,8 @@ class Fleet:
     def _take_news(self, news: News, asked_at: float) -> None:
         if news.pending:
             self._feed.pending.ring()
+        if news.to_sweep:
+            self._to_sweep.ring()
         self._feed.note_due(news.next_due)
         for held in news.stop:
             self._stop(held, Stop.USER)

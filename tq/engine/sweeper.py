@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Protocol
-
-import trio
+from typing import Protocol
 
 from tq.core.errors import StorageUnavailable
 from tq.core.ops import AnyOp, Prune, PruneLetters, Recover, Recovered, Swept
 from tq.core.task import ServerId
 from tq.engine.backoff import Backoff
 from tq.engine.ledger import Ledger
-
-SWEEP_EVERY_S: Final = 1.0
 
 
 class Sweeps(Protocol):
@@ -26,6 +22,10 @@ class Sweeps(Protocol):
 
     def dead_before(self) -> int | None:
         """Servers not seen since then are dead; None: that cannot be said now."""
+        ...
+
+    async def wait_to_sweep(self) -> None:
+        """Return when there may be something to sweep, or it is time to look."""
         ...
 
 
@@ -55,7 +55,7 @@ async def run_sweeper(
         except StorageUnavailable:
             await backoff.wait()
             continue
-        await trio.sleep(SWEEP_EVERY_S)
+        await fleet.wait_to_sweep()
 
 
 def _sweep(server: ServerId, fleet: Sweeps, *, shared: bool) -> list[AnyOp]:

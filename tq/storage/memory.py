@@ -446,8 +446,7 @@ class MemoryStore:
         return [Change(task.id, state)]
 
     def _recover(self, op: ops.Recover, now: int) -> ops.Recovered:
-        running = [task for task in self._rows.tasks.values() if task.state is State.RUNNING]
-        lost = [task for task in running if self._is_lost(task, op)]
+        lost = self._fleet.lost(self._rows.tasks.values(), op)
         fates = Counter(
             self._crashed(task, server_lost(task.attempt, now), Move.RECOVER, now)
             for task in lost[: op.limit]
@@ -460,10 +459,6 @@ class MemoryStore:
             cancelled=fates[State.CANCELLED],
             more=len(lost) > op.limit,
         )
-
-    def _is_lost(self, task: Task, op: ops.Recover) -> bool:
-        assert task.server is not None
-        return self._fleet.is_dead(task.server, op)
 
     def _prune(self, op: ops.Prune, now: int) -> ops.Swept:
         for key in [key for key, (_, _, until) in self._rows.requests.items() if until <= now]:
@@ -560,6 +555,7 @@ class MemoryStore:
             next_due=self._next_due() if query.due else None,
             seats=self._fleet.seats(),
             letters=self._fleet.unread(query.read),
+            to_sweep=query.sweeper is not None and self._fleet.is_to_sweep(query.sweeper, self._rows),
         )
 
     def beat(self, server: ServerId, now: int) -> bool:

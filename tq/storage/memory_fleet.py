@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import trio
 from msgspec.structs import replace
 
 from tq.core import ops
 from tq.core.ops import LETTER_KEPT_MS, Letter
-from tq.core.queries import LETTERS_MAX, SERVERS_MAX, Seat, ServerRow
-from tq.core.task import Json, ServerId
+from tq.core.queries import LETTERS_MAX, SERVERS_MAX, Seat, ServerRow, Sweeper
+from tq.core.task import Json, ServerId, State, Task
+from tq.storage.memory_rows import Rows
 
 
 class Fleet:
@@ -48,6 +49,21 @@ class Fleet:
         """See ops.Recover."""
         row = self._rows.get(server)
         return server != op.server and (row is None or row.seen_at < op.dead_before)
+
+    def lost(self, tasks: Iterable[Task], op: ops.Recover) -> list[Task]:
+        """Those of *tasks* that a dead server runs."""
+        running = (task for task in tasks if task.state is State.RUNNING)
+        return [task for task in running if task.server is not None and self.is_dead(task.server, op)]
+
+    def is_to_sweep(self, asker: Sweeper, rows: Rows) -> bool:
+        """See queries.News."""
+        if asker.dead_before is not None:
+            op = ops.Recover(asker.server, asker.dead_before)
+            is_somebody_dead = any(self.is_dead(server, op) for server in self._rows)
+            if is_somebody_dead or rows.unsettled or self.lost(rows.tasks.values(), op):
+                return True
+        is_outlived = any(instant <= asker.now for instant in rows.kept_until())
+        return is_outlived or bool(self._old_letters(asker.now))
 
     def forget_dead(self, op: ops.Recover) -> None:
         """What they ran has been taken back."""
@@ -99,10 +115,13 @@ class Fleet:
 
     def prune(self, op: ops.PruneLetters, now: int) -> ops.Swept:
         """See ops.PruneLetters."""
-        old = sorted((at, name) for name, (_, at) in self._letters.items() if at <= now - LETTER_KEPT_MS)
+        old = self._old_letters(now)
         for _, name in old[: op.limit]:
             del self._letters[name]
         return ops.Swept(min(len(old), op.limit), more=len(old) > op.limit)
+
+    def _old_letters(self, now: int) -> list[tuple[int, tuple[ServerId, int]]]:
+        return sorted((at, name) for name, (_, at) in self._letters.items() if at <= now - LETTER_KEPT_MS)
 
 
 class Bells:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
+from collections.abc import Iterator
 from copy import copy
+from itertools import chain
 
 from msgspec.structs import replace
 
@@ -132,6 +134,11 @@ class Rows:
         assert task.finished_at is not None
         until = keep_until(task.state, task.result_ttl_ms, task.finished_at)
         return (until, self.arrivals[task.id], task.id)
+
+    def kept_until(self) -> Iterator[int]:
+        """The instants at which something has been kept long enough: final tasks, and idempotency keys."""
+        tasks = (entry[0] for entry in map(self.kept_entry, self.tasks.values()) if entry is not None)
+        return chain(tasks, (until for *_, until in self.requests.values()))
 
     def count(self, task: Task, change: int) -> None:
         """There is one more, or one less, of *task* as it is."""

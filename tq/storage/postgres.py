@@ -310,7 +310,13 @@ class PostgresStore:
         with told_as_ours(self._target):
             is_news = isinstance(query, queries.GetNews | queries.GetServers)
             silent_s = SILENT_NEWS_S if is_news else self._silent_s
-            return cast(R, self._with_reader(lambda talk: _answer(talk, query), silent_s=silent_s))
+            return cast(R, self._with_reader(lambda talk: self._answer(talk, query), silent_s=silent_s))
+
+    def _answer(self, talk: Talk, query: Query[Any]) -> object:
+        if not isinstance(query, queries.GetNews):
+            return _answer(talk, query)
+        asker = query.sweeper
+        return news(talk, query, clock=None if asker is None else self._clock(asker.now))
 
     def _with_reader(self, ask: Callable[[Talk], R], *, readers: Readers | None = None, silent_s: float) -> R:
         """What *ask* is told; once more where the connection turns out to be broken."""
@@ -380,9 +386,6 @@ def _answer(talk: Talk, query: Query[Any]) -> object:
             return talk.ask(lists.SELECT_NEXT_DUE)[0][0]
         case queries.GetServers():
             return list_servers(talk)
-        case queries.GetNews():
-            with talk.pipeline(), _of_one_moment(talk):
-                return news(talk, query)
         case queries.GetKeys():
             return list_keys(talk)
         case _:

@@ -20,51 +20,42 @@ from tq.core.queries import LETTERS_MAX, SERVERS_MAX, GetNews, Held, News, Seat,
 from tq.core.task import Json, Newcomer, ServerId
 from tq.storage.postgres_link import Connection, Row, Talk, Target, close_quietly, told_as_ours
 from tq.storage.postgres_lists import SELECT_NEXT_DUE
-from tq.storage.postgres_sql import DELETE_SERVER, LEADER_LOCK, LOCK, numbers, texts
+from tq.storage.postgres_sql import DELETE_SERVER, NOW, numbers, texts
 from tq.storage.postgres_work import Work
 from tq.storage.records import PENDING, RUNNING, STATE_OF
 
+# What servers say of their types outlives them: who submits in SQL may do so while none is there.
 UPSERT_SERVER: Final = """
-WITH before AS (SELECT FROM servers WHERE server = $1)
+WITH before AS (SELECT FROM servers WHERE server = $1), told AS (
+    INSERT INTO types (type, defaults, said_at)
+    SELECT key, value::text, $2 FROM jsonb_each(
+        CASE jsonb_typeof($3::text::jsonb -> 'types')
+            WHEN 'object' THEN $3::text::jsonb -> 'types' WHEN 'null' THEN '{"*": {}}'::jsonb ELSE '{}'::jsonb
+        END)
+    ON CONFLICT (type) DO UPDATE SET defaults = excluded.defaults, said_at = excluded.said_at
+    WHERE types.defaults <> excluded.defaults OR types.said_at < excluded.said_at - 86400000
+)
 INSERT INTO servers AS known (server, seen_at, said, edition) VALUES ($1, $2, $3, $4)
 ON CONFLICT (server) DO UPDATE SET seen_at = greatest(known.seen_at, excluded.seen_at),
     said = coalesce(excluded.said, known.said),
     edition = CASE WHEN excluded.said IS NULL THEN known.edition ELSE excluded.edition END
 RETURNING EXISTS (SELECT FROM before)
 """
-# What servers say of their types outlives them: who submits in SQL may do so while none is there.
-UPSERT_TYPES: Final = """
-INSERT INTO types (type, defaults, said_at)
-SELECT key, value::text, $2 FROM jsonb_each(
-    CASE jsonb_typeof($1::jsonb -> 'types')
-        WHEN 'object' THEN $1::jsonb -> 'types' WHEN 'null' THEN '{"*": {}}'::jsonb ELSE '{}'::jsonb
-    END)
-ON CONFLICT (type) DO UPDATE SET defaults = excluded.defaults, said_at = excluded.said_at
-WHERE types.defaults <> excluded.defaults OR types.said_at < excluded.said_at - 86400000
-"""
 DELETE_SERVER_KNOWN: Final = DELETE_SERVER + " RETURNING true"
 SELECT_SERVER_ROWS: Final = (
     f"SELECT server, seen_at, said, edition FROM servers ORDER BY server LIMIT {SERVERS_MAX}"
 )
-SELECT_SEATS: Final = f"""
-SELECT server, edition, coalesce((SELECT max(number) FROM letters WHERE letters.server = servers.server), 0)
-FROM servers ORDER BY server LIMIT {SERVERS_MAX}
-"""
-
+# One at a time: whoever comes second waits for the row of the first.
 UPSERT_LEADER: Final = """
-INSERT INTO leader (one, server, expires_at) VALUES (1, $1, $2)
+INSERT INTO leader (one, server, expires_at) VALUES (1, $1, $2 + $3)
 ON CONFLICT (one) DO UPDATE SET server = excluded.server, expires_at = excluded.expires_at
+WHERE leader.server = excluded.server OR leader.expires_at <= $2
+RETURNING true
 """
 SELECT_LEADER: Final = "SELECT server, expires_at FROM leader"
-DELETE_LEADER: Final = "DELETE FROM leader"
+DELETE_LEADER: Final = "DELETE FROM leader WHERE server = $1 OR expires_at <= $2"
 
 INSERT_LETTER: Final = "INSERT INTO letters (server, number, at, body) VALUES ($1, $2, $3, $4)"
-SELECT_LETTERS: Final = f"""
-SELECT letters.server, letters.number, letters.body
-FROM unnest($1::text[], $2::bigint[]) AS read (server, number)
-JOIN letters ON letters.server = read.server AND letters.number > read.number
-ORDER BY letters.ordinal LIMIT {LETTERS_MAX}
-"""
 SELECT_LETTER_NUMBERS: Final = "SELECT server, number FROM letters ORDER BY server, number"
 SELECT_OLD_LETTERS: Final = """
 SELECT ordinal FROM letters WHERE at <= $1 ORDER BY at, server, number LIMIT $2 FOR UPDATE SKIP LOCKED
@@ -84,18 +75,48 @@ DELETE FROM counters WHERE (writer, lane, state) IN (
 RETURNING lane, state, count
 """
 
-HAS_PENDING: Final = f"""
-SELECT EXISTS (SELECT FROM lanes
-    WHERE ($1::text[] IS NULL OR type = ANY ($1::text[]))
-        AND EXISTS (SELECT FROM lives WHERE lives.lane = lanes.id AND lives.state = {PENDING})),
-    EXISTS (SELECT FROM unannounced)
+_CLOCK = f"(SELECT coalesce($4::bigint, {NOW}))"
+"""The instant, which an index can be asked for since it is found first."""
+_IS_TO_RECOVER = f"""
+EXISTS (SELECT FROM unsettled)
+    OR EXISTS (SELECT FROM servers WHERE server <> $3 AND seen_at < $6 - $5 + {_CLOCK})
+    OR EXISTS (SELECT FROM lives WHERE state = {RUNNING} AND server <> $3
+        AND NOT EXISTS (SELECT FROM servers
+            WHERE servers.server = lives.server AND servers.seen_at >= $6 - $5 + {_CLOCK}))
 """
-SELECT_HELD: Final = f"""
-SELECT held.id, held.generation, lives.cancel_reason IS NOT NULL
-FROM unnest($1::text[], $2::bigint[]) AS held (id, generation)
-JOIN tasks ON tasks.id = held.id
-JOIN lives ON lives.seq = tasks.seq
-WHERE lives.state = {RUNNING} AND lives.generation = held.generation
+_IS_TO_PRUNE = f"""
+(SELECT keep_until FROM lives WHERE keep_until IS NOT NULL ORDER BY keep_until, seq LIMIT 1) <= {_CLOCK}
+    OR (SELECT until FROM requests ORDER BY until LIMIT 1) <= {_CLOCK}
+    OR (SELECT at FROM letters ORDER BY at LIMIT 1) <= {_CLOCK} - {LETTER_KEPT_MS}
+"""
+# One statement: it is asked every second for as long as a server runs, and all of it is of one moment.
+SELECT_NEWS: Final = f"""
+SELECT 'facts', NULL::text, CASE WHEN $2 THEN ({SELECT_NEXT_DUE}) END, NULL::bigint, NULL::bytea,
+    EXISTS (SELECT FROM lanes
+        WHERE ($1::text[] IS NULL OR type = ANY ($1::text[]))
+            AND EXISTS (SELECT FROM lives WHERE lives.lane = lanes.id AND lives.state = {PENDING})),
+    EXISTS (SELECT FROM unannounced),
+    CASE WHEN $3::text IS NULL THEN false
+        WHEN $6::bigint IS NOT NULL AND ({_IS_TO_RECOVER}) THEN true
+        ELSE coalesce({_IS_TO_PRUNE}, false) END
+UNION ALL (
+    SELECT 'seat', server, edition,
+        coalesce((SELECT max(number) FROM letters WHERE letters.server = servers.server), 0),
+        NULL, NULL, NULL, NULL
+    FROM servers ORDER BY server LIMIT {SERVERS_MAX}
+) UNION ALL (
+    SELECT 'held', held.id, held.generation, (lives.cancel_reason IS NOT NULL)::integer,
+        NULL, NULL, NULL, NULL
+    FROM unnest($7::text[], $8::bigint[]) AS held (id, generation)
+    JOIN tasks ON tasks.id = held.id
+    JOIN lives ON lives.seq = tasks.seq
+    WHERE lives.state = {RUNNING} AND lives.generation = held.generation
+) UNION ALL (
+    SELECT 'letter', letters.server, letters.number, letters.ordinal, letters.body, NULL, NULL, NULL
+    FROM unnest($9::text[], $10::bigint[]) AS read (server, number)
+    JOIN letters ON letters.server = read.server AND letters.number > read.number
+    ORDER BY letters.ordinal LIMIT {LETTERS_MAX}
+)
 """
 
 
@@ -104,24 +125,18 @@ def beat(work: Work, op: ops.Beat) -> ops.Beaten:
     if op.gone:
         return ops.Beaten(bool(work.talk.change(DELETE_SERVER_KNOWN, op.server)))
     edition = 0 if op.said is None else op.edition
-    if op.said is not None:
-        work.talk.tell(UPSERT_TYPES, (op.said, work.now))
     [(known,)] = work.talk.change(UPSERT_SERVER, op.server, work.now, op.said, edition)
     return ops.Beaten(known)
 
 
 def lead(work: Work, op: ops.Lead) -> ops.Led:
     """See ops.Lead."""
-    # One at a time, because the first to lead has no row to lock.
-    work.talk.lock(LOCK, LEADER_LOCK)
-    found = leader(work.talk)
-    if found is not None and found[1] > work.now and found[0] != op.server:
-        return ops.Led(is_leader=False, left_ms=found[1] - work.now)
     if op.gone:
-        work.talk.tell(DELETE_LEADER)
-        return ops.Led(is_leader=False, left_ms=0)
-    work.talk.tell(UPSERT_LEADER, (op.server, work.now + LEAD_MS))
-    return ops.Led(is_leader=True, left_ms=LEAD_MS)
+        work.talk.tell(DELETE_LEADER, (op.server, work.now))
+    elif work.talk.change(UPSERT_LEADER, op.server, work.now, LEAD_MS):
+        return ops.Led(is_leader=True, left_ms=LEAD_MS)
+    found = leader(work.talk)
+    return ops.Led(is_leader=False, left_ms=0 if found is None else max(0, found[1] - work.now))
 
 
 def leader(talk: Talk) -> tuple[ServerId, int] | None:
@@ -172,34 +187,34 @@ def list_servers(talk: Talk) -> tuple[ServerRow, ...]:
     )
 
 
-def news(talk: Talk, query: GetNews) -> News:
-    """See queries.GetNews. The caller sees to it that all is of one moment, and asked in one go."""
-    pending = talk.later(HAS_PENDING, None if query.types is None else texts(query.types))
-    seats = talk.later(SELECT_SEATS)
-    held = letters = next_due = _nothing
-    if query.held:
-        ids, generations = [each.task_id for each in query.held], [each.generation for each in query.held]
-        held = talk.later(SELECT_HELD, texts(ids), numbers(generations))
-    if query.read:
-        servers, read = [server for server, _ in query.read], [number for _, number in query.read]
-        letters = talk.later(SELECT_LETTERS, texts(servers), numbers(read))
-    if query.due:
-        next_due = talk.later(SELECT_NEXT_DUE)
-    valid = {(task_id, generation): is_asked for task_id, generation, is_asked in held()}
-    [(is_pending, unannounced)] = pending()
+def news(talk: Talk, query: GetNews, *, clock: int | None) -> News:
+    """See queries.GetNews. *clock* is the instant, None for the database's own."""
+    asker = query.sweeper
+    found: dict[str, list[Row]] = {"facts": [], "seat": [], "held": [], "letter": []}
+    for kind, *rest in talk.ask(
+        SELECT_NEWS,
+        None if query.types is None else texts(query.types),
+        query.due,
+        *((None, None, None, None) if asker is None else (asker.server, clock, asker.now, asker.dead_before)),
+        texts(each.task_id for each in query.held),
+        numbers(each.generation for each in query.held),
+        texts(server for server, _ in query.read),
+        numbers(number for _, number in query.read),
+    ):
+        found[kind].append(tuple(rest))
+    [(_, next_due, _, _, pending, unannounced, to_sweep)] = found["facts"]
+    valid = {(task_id, generation): is_asked for task_id, generation, is_asked, *_ in found["held"]}
+    letters = sorted(found["letter"], key=lambda row: row[2])
     return News(
-        pending=is_pending,
-        stop=_those(query.held, lambda held: valid.get((held.task_id, held.generation), False)),
+        pending=pending,
+        stop=_those(query.held, lambda held: bool(valid.get((held.task_id, held.generation)))),
         lost=_those(query.held, lambda held: (held.task_id, held.generation) not in valid),
-        next_due=next((at for (at,) in next_due()), None),
-        seats=tuple(Seat(*row) for row in seats()),
-        letters=tuple(Letter(server, number, bytes(body)) for server, number, body in letters()),
+        next_due=next_due,
+        seats=tuple(Seat(*row[:3]) for row in sorted(found["seat"], key=lambda row: row[0])),
+        letters=tuple(Letter(server, number, bytes(body)) for server, number, _, body, *_ in letters),
         unannounced=unannounced,
+        to_sweep=to_sweep,
     )
-
-
-def _nothing() -> list[Row]:
-    return []
 
 
 def _those(held: tuple[Held, ...], are: Callable[[Held], bool]) -> tuple[Held, ...]:

@@ -64,7 +64,6 @@ FROM (SELECT bucket FROM unnest($1::integer[]) AS wanted (bucket) ORDER BY bucke
 SCHEDULES_LOCK: Final = 1_000
 RULES_LOCK: Final = 1_001
 KEYS_LOCK: Final = 1_003
-LEADER_LOCK: Final = 1_004
 QUEUE_LOCKS: Final = 256
 """Queues share so many locks, those below this number: the server has room for a few thousand in all."""
 

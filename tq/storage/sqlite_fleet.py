@@ -10,7 +10,7 @@ import msgspec
 
 from tq.core import ops
 from tq.core.ops import LEAD_MS, LETTER_KEPT_MS, Letter
-from tq.core.queries import LETTERS_MAX, SERVERS_MAX, GetNews, Held, News, Seat, ServerRow
+from tq.core.queries import LETTERS_MAX, SERVERS_MAX, GetNews, Held, News, Seat, ServerRow, Sweeper
 from tq.core.task import Json, ServerId
 from tq.storage import sqlite_sql as sql
 from tq.storage.records import PENDING, RUNNING, to_json
@@ -52,6 +52,17 @@ DELETE_LETTERS: Final = "DELETE FROM letters WHERE ordinal IN (SELECT value FROM
 HAS_PENDING: Final = f"""
 SELECT EXISTS (SELECT 1 FROM counters JOIN lanes ON lanes.id = counters.lane
     WHERE state = {PENDING} AND count > 0 AND (?1 IS NULL OR type IN (SELECT value FROM json_each(?1))))
+"""
+IS_TO_RECOVER: Final = f"""
+SELECT EXISTS (SELECT 1 FROM unsettled)
+    OR EXISTS (SELECT 1 FROM servers WHERE server <> ?1 AND seen_at < ?2)
+    OR EXISTS (SELECT 1 FROM tasks INDEXED BY tasks_running WHERE state = {RUNNING} AND server <> ?1
+        AND NOT EXISTS (SELECT 1 FROM servers WHERE servers.server = tasks.server AND seen_at >= ?2))
+"""
+IS_TO_PRUNE: Final = """
+SELECT EXISTS (SELECT 1 FROM tasks INDEXED BY tasks_kept WHERE keep_until IS NOT NULL AND keep_until <= ?1)
+    OR EXISTS (SELECT 1 FROM requests WHERE until <= ?1)
+    OR EXISTS (SELECT 1 FROM letters INDEXED BY letters_old WHERE at <= ?2)
 """
 SELECT_HELD: Final = f"""
 SELECT json_group_array(json_array(value ->> 0, value ->> 1, tasks.cancel_reason IS NOT NULL))
@@ -131,7 +142,16 @@ def news(db: apsw.Connection, query: GetNews) -> News:
         next_due=db.execute(sql.SELECT_NEXT_DUE).get if query.due else None,
         seats=tuple(Seat(*row) for row in db.execute(SELECT_SEATS)),
         letters=tuple(Letter(*row) for row in db.execute(SELECT_LETTERS, (to_json(query.read),))),
+        to_sweep=query.sweeper is not None and _is_to_sweep(db, query.sweeper),
     )
+
+
+def _is_to_sweep(db: apsw.Connection, asker: Sweeper) -> bool:
+    """See queries.News."""
+    is_to_recover = asker.dead_before is not None and bool(
+        db.execute(IS_TO_RECOVER, (asker.server, asker.dead_before)).get
+    )
+    return is_to_recover or bool(db.execute(IS_TO_PRUNE, (asker.now, asker.now - LETTER_KEPT_MS)).get)
 
 
 def _those(held: tuple[Held, ...], are: Callable[[Held], bool]) -> tuple[Held, ...]:
