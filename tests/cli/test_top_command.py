@@ -77,13 +77,26 @@ FAILURES = [
 ]
 
 
-def sample(second: float, **totals: int) -> Sample:
+def server(name: str, **fields: object) -> dict[str, Any]:
+    found = {"id": name, "host": "box-1", "pid": 4711, "url": f"http://{name}:8080", "busy": 0, "workers": 5}
+    return found | {"seen_at": "2026-01-01T12:00:00.000Z", "leads": False, "draining": False} | fields
+
+
+SERVERS = [
+    server("a", leads=True),
+    server("b", busy=4, workers=8, url=None),
+    server("c", draining=True, busy=1),
+]
+
+
+def sample(second: float, *, servers: int = 1, **totals: int) -> Sample:
     return Sample(
         at=int((NOON + second) * 1000),
         taken_s=7.0 + second,
         stats=stats(**totals),
         queues=QUEUES,
         workers=WORKERS,
+        servers=SERVERS[:servers],
         failures=FAILURES,
     )
 
@@ -108,7 +121,7 @@ mail        32        1      2m       4
 night        1        0               0  paused
 idle         0        0               0
 
-WORKERS 2 of 3 busy, 2 to 8 wanted
+WORKERS: 2 of 3 busy, 2 to 8 wanted
 WORKER         FOR  TYPE   QUEUE  TASK  ATTEMPT
 3       1m overran  email  mail   t3          1
 1               6s  email  mail   t1          1
@@ -122,6 +135,31 @@ a        70    1h  E: old
 
 def test_the_frame_shows_rates_queues_workers_and_failures() -> None:
     assert drawn(SHOWN) == FRAME.splitlines()
+
+
+FLEET = """\
+SERVERS 3, 5 of 18 workers busy
+SERVER  STATE     BUSY  WORKERS  SEEN  WHERE
+b       ready        4        8    4s  box-1 4711
+c       draining     1        5    4s  http://c:8080
+a       leads        0        5    4s  http://a:8080
+
+WORKERS of the server that is asked: 2 of 3 busy, 2 to 8 wanted
+"""
+
+
+def test_the_frame_shows_the_servers_where_there_are_several() -> None:
+    lines = drawn(picture([sample(0, servers=3)]))
+    at = lines.index("SERVERS 3, 5 of 18 workers busy")
+    assert lines[at : at + 7] == FLEET.splitlines()
+    assert lines[at - 2].startswith("idle")
+
+
+@pytest.mark.parametrize("height", [19, 20, 24])
+def test_a_frame_with_servers_fits_its_screen(height: int) -> None:
+    lines = drawn(picture([sample(0, servers=3)]), height=height)
+    assert len(lines) <= height
+    assert any(line.startswith("SERVERS 3") for line in lines)
 
 
 def test_rates_are_of_the_time_between_the_samples() -> None:
@@ -187,7 +225,7 @@ def test_one_frame_and_one_document_are_of_the_server(url: str, tq: CallTq) -> N
     done = tq("top", "--json", TQ_URL=url)
     shown = json.loads(done.out)
     assert done.out.count("\n") == 1
-    assert list(shown) == ["url", "at", "rates", "states", "queues", "workers", "failures"]
+    assert list(shown) == ["url", "at", "rates", "states", "queues", "workers", "servers", "failures"]
     assert shown["rates"] == dict.fromkeys(("submitted", "succeeded", "failed", "cancelled"), 0.0)
     assert [each["queue"] for each in shown["queues"]] == ["default", "slow"]
     assert shown["failures"][0]["error"]["message"] == "no luck"

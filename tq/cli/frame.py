@@ -21,7 +21,9 @@ from tq.core.views import format_instant
 RATES: Final = ("submitted", "succeeded", "failed", "cancelled")
 """The totals that are shown as rates."""
 FRAME_LINES: Final = 12
-"""Lines of a frame besides the rows of its three tables."""
+"""Lines of a frame besides the rows of its tables, where one server has the store to itself."""
+FLEET_LINES: Final = 3
+"""And those of the table of servers besides its rows, where there are several."""
 _STATES: Final = (*(state for state in State if state in WAITING), State.RUNNING)
 _BUSY: Final = "bold"
 _WARNS: Final = "yellow"
@@ -41,6 +43,7 @@ class Sample:
     stats: Mapping[str, Any]
     queues: Sequence[Mapping[str, Any]]
     workers: Mapping[str, Any]
+    servers: Sequence[Mapping[str, Any]]
     failures: Sequence[Mapping[str, Any]]
 
 
@@ -60,6 +63,7 @@ def picture(samples: Sequence[Sample]) -> dict[str, Any]:
         "states": last.stats["states"],
         "queues": last.queues,
         "workers": last.workers,
+        "servers": last.servers,
         "failures": sorted(last.failures, key=lambda group: str(group["error"]["at"]), reverse=True),
     }
 
@@ -77,10 +81,12 @@ def frame(
     queues = sorted(shown["queues"], key=lambda queue: (-_waiting(queue), queue["queue"]))
     busy = [each for each in shown["workers"]["workers"] if each["state"] == "busy"]
     busy.sort(key=lambda each: str(each["since"]))
-    parts = (queues, busy, shown["failures"])
+    servers = shown["servers"] if len(shown["servers"]) > 1 else []
+    parts = (queues, busy, shown["failures"], *([servers] if servers else []))
     rooms = [max(1, len(part)) for part in parts]
     if height is not None:
-        rooms = fitted(rooms, height - FRAME_LINES, least=1)
+        lines = FRAME_LINES + (FLEET_LINES if servers else 0)
+        rooms = fitted(rooms, height - lines, least=1)
     seen_s = datetime.fromisoformat(shown["at"]).timestamp()
     return Group(
         _head(shown, url, now - seen_s, away),
@@ -90,7 +96,8 @@ def frame(
         _title("QUEUES", len(queues), rooms[0]),
         _queues(queues[: rooms[0]], now),
         Text(),
-        _title(_workers_title(shown["workers"]), len(busy), rooms[1]),
+        *_fleet(servers, rooms[-1], now),
+        _title(_workers_title(shown["workers"], is_one_of_many=bool(servers)), len(busy), rooms[1]),
         _workers(busy[: rooms[1]], now),
         Text(),
         _title("FAILURES by cause", len(shown["failures"]), rooms[2]),
@@ -131,11 +138,12 @@ def _title(text: str, count: int, room: int) -> Text:
     return _line((text, _BUSY), *([(f"{room} of {count}", _QUIET)] if count > room else []))
 
 
-def _workers_title(workers: Mapping[str, Any]) -> str:
+def _workers_title(workers: Mapping[str, Any], *, is_one_of_many: bool) -> str:
     wanted = (
         str(workers["min"]) if workers["min"] == workers["max"] else f"{workers['min']} to {workers['max']}"
     )
-    return f"WORKERS {workers['busy']} of {workers['count']} busy, {wanted} wanted"
+    whose = " of the server that is asked" if is_one_of_many else ""
+    return f"WORKERS{whose}: {workers['busy']} of {workers['count']} busy, {wanted} wanted"
 
 
 def _waiting(queue: Mapping[str, Any]) -> int:
@@ -156,6 +164,26 @@ def _queues(queues: Iterable[Mapping[str, Any]], now: float) -> Table:
             _cell("paused" if queue["paused"] else None, _WARNS),
         )
     return table
+
+
+def _fleet(servers: Sequence[Mapping[str, Any]], room: int, now: float) -> list[RenderableType]:
+    """The first *room* of the servers, the busiest first; nothing where there are not several."""
+    if not servers:
+        return []
+    busiest = sorted(servers, key=lambda each: (-each["busy"], each["id"]))[:room]
+    busy, workers = (sum(each[name] for each in servers) for name in ("busy", "workers"))
+    title = f"SERVERS {len(servers)}, {busy} of {workers} workers busy"
+    table = _table("server", "state", "busy>", "workers>", "seen>", "where")
+    for each in busiest:
+        state = "draining" if each["draining"] else "leads" if each["leads"] else "ready"
+        table.add_row(
+            _cell(each["id"]),
+            _cell(state, _WARNS if each["draining"] else ""),
+            *(_cell(each[name]) for name in ("busy", "workers")),
+            _cell(ago(each["seen_at"], now)),
+            _cell(each["url"] or f"{each['host']} {each['pid']}"),
+        )
+    return [_title(title, len(servers), room), table, Text()]
 
 
 def _workers(busy: Iterable[Mapping[str, Any]], now: float) -> Table:

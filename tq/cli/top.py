@@ -44,6 +44,8 @@ ANSWER_S: Final = 5.0
 def top_command(*, api: Api, once: bool, as_json: bool) -> None:
     """Watch a server: rates, queues, what the workers run, what failed. Press q to leave.
 
+    Of several servers that share a store, all are shown, and what the workers of the one that is asked run.
+
     Goes on through a restart of the server, and shows that it is away. The rates are those of the last
     seconds. With --json, and where stdout is no terminal, it is shown once.
     """
@@ -95,6 +97,7 @@ class Watch:
             stats=self._get("/v1/stats", "totals"),
             queues=self._get("/v1/queues", "queues")["queues"],
             workers=self._get("/v1/workers", "workers"),
+            servers=self._get("/v1/servers", "servers")["servers"],
             failures=self._failures,
         )
         if self.samples and not is_before(self.samples[-1], sample):
