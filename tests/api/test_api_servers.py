@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import trio
 import trio.testing
+from msgspec.structs import replace
 from raw_http import open_api
 
 from tq import __version__
+from tq.core.ops import Beat
+from tq.core.servers import server_text
+from tq.core.task import ServerId
 from tq.engine.server import Settings
 from tq.handlers import TaskQueue
 from tq.storage.memory import MemoryStore
@@ -65,3 +69,16 @@ async def test_all_servers_of_a_store_are_shown_by_id(autojump_clock: trio.testi
     assert (there["here"], there["leads"], there["types"]) == (False, True, ["fax"])
     # It beats every five seconds, and when another joins: within a second of that.
     assert there["seen_at"] == "2026-01-01T00:00:03.000Z"
+
+
+async def test_of_a_leader_that_died_and_the_next_only_the_next_is_shown_to_lead(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    store = MemoryStore(exclusive=False)
+    async with open_api(queue_of("mail"), store=store, settings=Settings(host="here")) as api:
+        await trio.sleep(1)
+        said = server_text(replace(api.server.fleet.info(), host="gone"))
+        store.apply([Beat(ServerId("gone"), said=said)], api.server.clock.now_ms() - 1)
+        await trio.sleep(2)
+        shown = (await api.get("/v1/servers")).json["servers"]
+    assert {each["host"]: each["leads"] for each in shown} == {"gone": False, "here": True}

@@ -120,10 +120,11 @@ async def test_what_a_dead_server_ran_is_run_by_another_within_20_s(
             await until(12)
         # Its last heartbeats were at 1, 6 and 11: it is dead at 26.
         task = await finished(other, TaskId("theirs"))
-    assert naps.began == [(0, "mine", 1), (1, "theirs", 1), (26.05, "theirs", 2)]
+    assert naps.began == [(0, "mine", 1), (1, "theirs", 1), (pytest.approx(26.05), "theirs", 2)]
     assert (task.state, task.crashes, task.attempt) == (State.SUCCEEDED, 1, 1)
     [recovered] = [each for each in seen if isinstance(each, LeaseExpired)]
-    assert (recovered.at - EPOCH_MS, recovered.pending) == (26_050, 1)
+    assert recovered.at - EPOCH_MS == pytest.approx(26_050, abs=1)
+    assert recovered.pending == 1
 
 
 async def test_a_leader_that_dies_is_replaced_within_15_s(
@@ -499,7 +500,7 @@ async def test_idle_servers_of_a_fleet_ask_little(naps: Seen, autojump_clock: Mo
     async with open_server(naps.queue(), store=base, seed=1):
         batches, questions = await idle_cost(FaultyStore(base), naps.queue(), seed=2)
         assert batches == {"Beat+Lead": 12}
-        assert questions == {"GetNews": 66, "GetKeys": 20}
+        assert questions == {"GetNews": 60, "GetKeys": 20}
     async with trio.open_nursery() as nursery:
 
         async def follow() -> None:
@@ -510,5 +511,5 @@ async def test_idle_servers_of_a_fleet_ask_little(naps: Seen, autojump_clock: Mo
         nursery.start_soon(follow)
         batches, questions = await idle_cost(FaultyStore(base), naps.queue(), seed=4)
     assert batches == {"Beat+Lead": 11, "Beat+Lead+Prune+PruneLetters+Recover": 1}
-    assert questions == {"GetNews": 66, "GetKeys": 20}
+    assert questions == {"GetNews": 60, "GetKeys": 20}
     assert base.snapshot().letters == ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
+from threading import Barrier, Event
 from typing import TypeVar
 
 import psycopg
@@ -21,6 +21,7 @@ from tq.core.limits import Limits, Rate
 from tq.core.ops import AnyOp, Reply
 from tq.core.task import Json, OnConflict, OnFailure, ServerId, State, TaskId, Unique
 from tq.storage.postgres import PostgresStore
+from tq.storage.postgres_sql import LOCK_SPACE
 
 pytest_plugins = ("postgres_kit",)
 
@@ -304,6 +305,53 @@ def test_who_has_its_own_row_in_hand_is_no_dead_server(
     assert task(stores[0], "a").state is State.RUNNING
     assert do(stores[1], ops.Recover(THERE, NOW + 1)) == ops.Recovered(pending=1)
     assert stores[0].snapshot().servers == ()
+
+
+def test_who_beats_while_it_is_taken_for_dead_learns_that_it_was(stores: list[PostgresStore]) -> None:
+    judge, late = stores
+    do(late, ops.Beat(HERE))
+    in_hand, go_on = Event(), Event()
+
+    def hold(_: object) -> None:
+        in_hand.set()
+        go_on.wait(10)
+
+    with ThreadPoolExecutor() as pool:
+        judged = pool.submit(judge.apply, [ops.Recover(THERE, NOW + 1)], NOW + 2, news=hold)
+        in_hand.wait(10)
+        beaten = pool.submit(do, late, ops.Beat(HERE), NOW + 3)
+        with pytest.raises(TimeoutError):
+            beaten.result(0.2)
+        go_on.set()
+        judged.result(10)
+        # What it ran was taken back: it must count its session anew.
+        assert beaten.result(10) == ops.Beaten(known=False)
+    assert do(late, ops.Beat(HERE), NOW + 4) == ops.Beaten(known=True)
+
+
+def test_the_row_of_the_leader_is_locked_last(stores: list[PostgresStore], empty_schema: Schema) -> None:
+    """Whatever the order in which a batch asks: or two of them would each hold what the other wants next."""
+    do(stores[0], ops.Lead(HERE))
+    do(stores[0], ops.SetQueue(queue="default", limits=Limits(concurrency=5)))
+    submit(stores[0], "a")
+    ours = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid = %s"
+    waits = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND pid = ANY (%s)"
+    with (
+        psycopg.connect(empty_schema.server) as other,
+        psycopg.connect(empty_schema.server, autocommit=True) as look,
+        ThreadPoolExecutor() as pool,
+    ):
+        other.execute(f"UPDATE {empty_schema.name}.leader SET expires_at = expires_at")
+        asked = pool.submit(stores[0].apply, [ops.Lead(HERE), ops.Claim(HERE, None, 1)], NOW)
+        while not asked.done():
+            holders = [pid for (pid,) in look.execute(ours, (LOCK_SPACE,)).fetchall()]
+            if look.execute(waits, (holders,)).fetchall():
+                break
+        assert not asked.done(), "it never waited for the leader's row with the lock of the queue in hand"
+        other.rollback()
+        led, claimed = asked.result(10)
+    assert isinstance(led, ops.Led)
+    assert isinstance(claimed, ops.Claimed)
 
 
 @pytest.mark.parametrize("seed", tiered([1, 2, 3]))

@@ -306,6 +306,7 @@ def test_many_starts_end_in_a_vacuum(
     open_empty_postgres: Callable[[], PostgresStore], empty_schema: Schema
 ) -> None:
     with closing(open_empty_postgres()) as store:
+        assert store._tidying is not None
         store._tidying._started_max = 10
         submit(store, *(f"task-{n}" for n in range(10)))
         claim(store, 10)

@@ -16,7 +16,7 @@ from tq.storage.store import Store, Wake
 RING_GAP_S: Final = 0.05
 """A server rings at most 20 times a second."""
 PING_S: Final = 5.0
-"""Who has heard nothing for so long rings, to hear itself."""
+"""Who has heard nothing for so long rings for itself alone, to hear that."""
 DEAF_S: Final = 4.5
 """Who has not heard its own ring for so long is deaf: known within 10 s, and mended by listening anew."""
 
@@ -83,7 +83,7 @@ class Ears:
             if is_asked or self._is_quiet:
                 if self._unheard_since is None:
                     self._unheard_since = trio.current_time()
-                await self._run_sync(self._wake.ring)
+                await self._run_sync(self._wake.ring if is_asked else self._wake.ping)
                 await trio.sleep(RING_GAP_S)
 
     @property

@@ -209,7 +209,11 @@ class Server:
         rows[self.id] = ServerRow(self.id, self.clock.now_ms(), None, 0)
         said = ((row, read_server(row.said)) for row in rows.values() if row.server != self.id)
         known = [(row, info) for row, info in said if info is not None]
-        return sorted([*known, (rows[self.id], self.fleet.info())], key=lambda each: each[0].server)
+        known.append((rows[self.id], self.fleet.info()))
+        # One that died while it led says so for as long as its row is there.
+        leads_at = max((row.seen_at for row, info in known if info.leads), default=0)
+        known = [(row, replace(info, leads=info.leads and row.seen_at == leads_at)) for row, info in known]
+        return sorted(known, key=lambda each: each[0].server)
 
     def listen(self, listener: Callable[[Event], None]) -> None:
         """Have *listener* told of every event from now on, before any watcher is; it must not block."""

@@ -158,6 +158,9 @@ class MemoryWake:
     def ring(self) -> None:
         self._bells.ring(self._server)
 
+    def ping(self) -> None:
+        self.heard(self._server)
+
     def heard(self, server: ServerId) -> None:
         """*server* rang."""
         self._rung_by.add(server)

@@ -131,16 +131,17 @@ class PostgresStore:
             raise
         self._pauses = Random(self._writer_id)
         beside = self._target.pool - 1
-        # One for heartbeats alone, if there may be as many as that.
-        self._beats: Readers | None = None
+        # One for heartbeats and news, which must not wait for long lists, if there may be as many as that.
+        self._reserved: Readers | None = None
         if beside > 1:
-            self._beats = Readers(self._target, self._connect, limit=1)
+            self._reserved = Readers(self._target, self._connect, limit=1)
             beside -= 1
         # One to listen on; without it news is asked for every second.
         self._listens = beside > 1
         beside -= self._listens
         self._readers = Readers(self._target, self._connect, limit=min(beside, READERS_MAX))
-        self._tidying = Tidying(self._readers)
+        # With a single reader it would be taken from all who read; then autovacuum has to do.
+        self._tidying = Tidying(self._readers) if beside > 1 else None
 
     def _enlist(self, db: Connection) -> int:
         """The number of a new writer."""
@@ -213,7 +214,8 @@ class PostgresStore:
             raise
         if talk.has_written:
             self._commit(db)
-        self._tidying.note(work.started)
+        if self._tidying is not None:
+            self._tidying.note(work.started)
         self.unsettled = work.has_unsettled if work.has_unsettled is not None else self.unsettled
         return answers
 
@@ -280,11 +282,11 @@ class PostgresStore:
         )
 
     def beat(self, server: ServerId, now: int) -> bool:
-        """See Store. By a connection that is for this alone, if there may be as many."""
+        """See Store. By a connection that is for this and for news, if there may be as many."""
         with told_as_ours(self._target):
             found = self._with_reader(
                 lambda talk: talk.ask(sql.UPDATE_SERVER_SEEN, server, self._clock(now)),
-                readers=self._beats or self._readers,
+                readers=self._reserved or self._readers,
                 silent_s=SILENT_SHORT_S,
             )
         return bool(found)
@@ -309,8 +311,12 @@ class PostgresStore:
     def read(self, query: Query[R]) -> R:
         with told_as_ours(self._target):
             is_news = isinstance(query, queries.GetNews | queries.GetServers)
-            silent_s = SILENT_NEWS_S if is_news else self._silent_s
-            return cast(R, self._with_reader(lambda talk: self._answer(talk, query), silent_s=silent_s))
+            answer = self._with_reader(
+                lambda talk: self._answer(talk, query),
+                readers=self._reserved if is_news else None,
+                silent_s=SILENT_NEWS_S if is_news else self._silent_s,
+            )
+            return cast(R, answer)
 
     def _answer(self, talk: Talk, query: Query[Any]) -> object:
         if not isinstance(query, queries.GetNews):
@@ -339,7 +345,7 @@ class PostgresStore:
         if self._closing.is_set():
             return
         self._closing.set()
-        for readers in (self._readers, self._beats):
+        for readers in (self._readers, self._reserved):
             if readers is not None:
                 readers.close()
         # A batch that is under way is let go when its connection is next silent.

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from tq.core import ops
 from tq.core.keys import Key
 from tq.core.limits import DEFAULT_RULES, QUEUES_MAX, QueueRules
-from tq.core.ops import AnyOp
+from tq.core.ops import AnyOp, Lead
 from tq.core.refusals import too_many
 from tq.storage import postgres_sql as sql
 from tq.storage.moves import ByIdOp, Moves
@@ -41,7 +41,16 @@ class Batch:
         self._asked_at = asked_at
 
     def run(self, ops: Sequence[AnyOp]) -> list[Answer]:
-        """Apply *ops* in order; one reply or refusal for each. Beginning and commit are the caller's."""
+        """Apply *ops* in order; one reply or refusal for each. Beginning and commit are the caller's.
+
+        But for who leads, which touches nothing else and comes last: two batches that lock the leader's row
+        and a queue, each first what the other locks then, would wait for each other.
+        """
+        answers = iter(self._run([op for op in ops if not isinstance(op, Lead)]))
+        led = iter([lead(self._work, op) for op in ops if isinstance(op, Lead)])
+        return [next(led if isinstance(op, Lead) else answers) for op in ops]
+
+    def _run(self, ops: Sequence[AnyOp]) -> list[Answer]:
         answers: list[Answer] = []
         for kind, group in runs_of(ops):
             answers += self._run_of(kind, group)
@@ -77,8 +86,6 @@ class Batch:
                 return prune(self._work, op)
             case ops.Beat():
                 return beat(self._work, op)
-            case ops.Lead():
-                return lead(self._work, op)
             case ops.PruneLetters():
                 return prune_letters(self._work, op)
             case ops.Announce():

@@ -287,20 +287,10 @@ class _RuledClaim:
             queues = texts(book.rules)
             for lane, queue, type, key, count in talk.ask(sql.SELECT_RUNNING, queues):
                 book.learn(lane, (queue, type, key))
-                book.count(lane, RUNNING, int(count))
+                book.count(lane, RUNNING, count)
             for queue, is_key, key, tat_us in talk.ask(sql.SELECT_RATES, queues):
                 book.tats[queue, key if is_key else None] = tat_us
-        # What this transaction has counted so far is not written yet.
-        for (lane, state), change in self._work.counts.items():
-            if state == RUNNING and change:
-                self._count_unwritten(book, lane, change)
         return book
-
-    def _count_unwritten(self, book: Book, lane: int, change: int) -> None:
-        if lane not in book.names:
-            [(queue, type, key)] = self._work.talk.ask(sql.SELECT_LANE, lane)
-            book.learn(lane, (queue, type, key))
-        book.count(lane, RUNNING, change)
 
     def _pick(self, limit: int) -> list[int]:
         lanes = sorted(self._lanes, key=lambda lane: self._lanes[lane].queue)

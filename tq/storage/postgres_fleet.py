@@ -20,13 +20,15 @@ from tq.core.queries import LETTERS_MAX, SERVERS_MAX, GetNews, Held, News, Seat,
 from tq.core.task import Json, Newcomer, ServerId
 from tq.storage.postgres_link import Connection, Row, Talk, Target, close_quietly, told_as_ours
 from tq.storage.postgres_lists import SELECT_NEXT_DUE
-from tq.storage.postgres_sql import DELETE_SERVER, NOW, numbers, texts
+from tq.storage.postgres_sql import DELETE_SERVER, NOW, next_lane, numbers, texts
 from tq.storage.postgres_work import Work
-from tq.storage.records import PENDING, RUNNING, STATE_OF
+from tq.storage.records import RUNNING, STATE_OF
 
 # What servers say of their types outlives them: who submits in SQL may do so while none is there.
+# A new row has no xmax; one that was there before is locked by this. A look beside might still see a row that
+# whoever held it has deleted meanwhile.
 UPSERT_SERVER: Final = """
-WITH before AS (SELECT FROM servers WHERE server = $1), told AS (
+WITH told AS (
     INSERT INTO types (type, defaults, said_at)
     SELECT key, value::text, $2 FROM jsonb_each(
         CASE jsonb_typeof($3::text::jsonb -> 'types')
@@ -39,7 +41,7 @@ INSERT INTO servers AS known (server, seen_at, said, edition) VALUES ($1, $2, $3
 ON CONFLICT (server) DO UPDATE SET seen_at = greatest(known.seen_at, excluded.seen_at),
     said = coalesce(excluded.said, known.said),
     edition = CASE WHEN excluded.said IS NULL THEN known.edition ELSE excluded.edition END
-RETURNING EXISTS (SELECT FROM before)
+RETURNING xmax <> 0
 """
 DELETE_SERVER_KNOWN: Final = DELETE_SERVER + " RETURNING true"
 SELECT_SERVER_ROWS: Final = (
@@ -89,13 +91,23 @@ _IS_TO_PRUNE = f"""
     OR (SELECT until FROM requests ORDER BY until LIMIT 1) <= {_CLOCK}
     OR (SELECT at FROM letters ORDER BY at LIMIT 1) <= {_CLOCK} - {LETTER_KEPT_MS}
 """
-# With a limit it cannot be turned round, to go through all that is pending of types that are not asked for.
-_HEAD = f"SELECT FROM lives WHERE lives.lane = lanes.id AND lives.state = {PENDING} LIMIT 1"
+# Skips from lane to lane among those in which tasks wait: a lane may be kept long after its last task, and
+# there may be one for each key.
+_IS_PENDING = f"""
+EXISTS (
+    WITH RECURSIVE waiting AS (
+        ({next_lane("0")})
+        UNION ALL
+        SELECT following.* FROM waiting CROSS JOIN LATERAL ({next_lane("waiting.lane")}) AS following
+    )
+    SELECT FROM waiting JOIN lanes ON lanes.id = waiting.lane
+    WHERE $1::text[] IS NULL OR lanes.type = ANY ($1::text[])
+)
+"""
 # One statement: it is asked every second for as long as a server runs, and all of it is of one moment.
 SELECT_NEWS: Final = f"""
 SELECT 'facts', NULL::text, CASE WHEN $2 THEN ({SELECT_NEXT_DUE}) END, NULL::bigint, NULL::bytea,
-    EXISTS (SELECT FROM lanes CROSS JOIN LATERAL ({_HEAD}) AS head
-        WHERE $1::text[] IS NULL OR type = ANY ($1::text[])),
+    {_IS_PENDING},
     EXISTS (SELECT FROM unannounced),
     CASE WHEN $3::text IS NULL THEN false
         WHEN $6::bigint IS NOT NULL AND ({_IS_TO_RECOVER}) THEN true
@@ -239,15 +251,20 @@ class PostgresWake:
         self._server = server
         self._ring = ring
         self._channel = f"tq_{crc32(target.schema.encode()):08x}"
+        self._own_channel = f"{self._channel}_{crc32(server.encode()):08x}"
         try:
             with told_as_ours(target):
-                db.execute(f"LISTEN {self._channel}", prepare=False)
+                for channel in (self._channel, self._own_channel):
+                    db.execute(f"LISTEN {channel}", prepare=False)
         except BaseException:
             close_quietly(db)
             raise
 
     def ring(self) -> None:
         self._ring(self._channel, self._server)
+
+    def ping(self) -> None:
+        self._ring(self._own_channel, self._server)
 
     async def wait(self) -> bool:
         while True:

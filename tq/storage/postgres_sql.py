@@ -299,9 +299,13 @@ ORDER BY keep_until, seq LIMIT $2
 FOR UPDATE SKIP LOCKED
 """
 DELETE_OLD_REQUESTS: Final = """
-DELETE FROM requests WHERE key IN (
-    SELECT key FROM requests WHERE until <= $1 ORDER BY until LIMIT $2 FOR UPDATE SKIP LOCKED
+WITH old AS (
+    DELETE FROM requests WHERE key IN (
+        SELECT key FROM requests WHERE until <= $1 ORDER BY until LIMIT $2 FOR UPDATE SKIP LOCKED
+    )
+    RETURNING key
 )
+SELECT count(*) FROM old
 """
 UPDATE_SERVER_SEEN: Final = f"""
 UPDATE servers SET seen_at = greatest(seen_at, coalesce($2, {NOW})) WHERE server = $1 RETURNING true
@@ -360,27 +364,35 @@ WITH old AS (
         LIMIT $3 FOR UPDATE SKIP LOCKED
     )
     RETURNING lane, state, count
+), folded AS (
+    INSERT INTO counters (writer, lane, state, count)
+    SELECT $1, lane, state, sum(count) FROM old GROUP BY lane, state ORDER BY lane, state
+    ON CONFLICT (writer, lane, state) DO UPDATE SET count = counters.count + excluded.count
 )
-INSERT INTO counters (writer, lane, state, count)
-SELECT $1, lane, state, sum(count) FROM old GROUP BY lane, state ORDER BY lane, state
-ON CONFLICT (writer, lane, state) DO UPDATE SET count = counters.count + excluded.count
+SELECT count(*) FROM old
 """
 DELETE_OLD_TYPES: Final = "DELETE FROM types WHERE said_at <= $1"
 DELETE_OLD_WRITERS: Final = "DELETE FROM writers WHERE writer <> $1 AND seen_at <= $2"
 
 # Claiming
 
+
 # Skips from lane to lane, and reads the first row of each: costs what grows with the lanes in which tasks
 # wait.
-_NEXT_LANE = f"""
-SELECT lane, urgency, run_at, seq FROM lives
-WHERE state = {PENDING} AND lane > {{}} ORDER BY lane, urgency, run_at, seq LIMIT 1
-"""
+def next_lane(after: str) -> str:
+    """Selects the next lane in which tasks wait after the one that the expression *after* gives, and the
+    first of them."""
+    return f"""
+    SELECT lane, urgency, run_at, seq FROM lives
+    WHERE state = {PENDING} AND lane > {after} ORDER BY lane, urgency, run_at, seq LIMIT 1
+    """
+
+
 SELECT_HEADS: Final = f"""
 WITH RECURSIVE heads AS (
-    ({_NEXT_LANE.format(0)})
+    ({next_lane("0")})
     UNION ALL
-    SELECT following.* FROM heads CROSS JOIN LATERAL ({_NEXT_LANE.format("heads.lane")}) AS following
+    SELECT following.* FROM heads CROSS JOIN LATERAL ({next_lane("heads.lane")}) AS following
 )
 SELECT heads.lane, lanes.queue, lanes.type, lanes.key, lanes.served, heads.urgency, heads.run_at, heads.seq,
     queues.rules,
@@ -460,13 +472,13 @@ CROSS JOIN LATERAL (
     SELECT served FROM lanes WHERE lanes.queue = wanted.queue ORDER BY served DESC LIMIT 1
 ) AS last
 """
+# Those that run are few; the counters of all lanes of a queue may be many, as there is a lane for each key.
 SELECT_RUNNING: Final = f"""
-SELECT lanes.id, lanes.queue, lanes.type, lanes.key, sum(counters.count)
-FROM lanes JOIN counters ON counters.lane = lanes.id
-WHERE lanes.queue = ANY ($1::text[]) AND counters.state = {RUNNING}
+SELECT lanes.id, lanes.queue, lanes.type, lanes.key, count(*)
+FROM lives JOIN lanes ON lanes.id = lives.lane
+WHERE lives.state = {RUNNING} AND lanes.queue = ANY ($1::text[])
 GROUP BY lanes.id
 """
-SELECT_LANE: Final = "SELECT queue, type, key FROM lanes WHERE id = $1"
 SELECT_RATES: Final = "SELECT queue, is_key, key, tat_us FROM rates WHERE queue = ANY ($1::text[])"
 UPDATE_SERVED: Final = """
 UPDATE lanes SET served = changed.served

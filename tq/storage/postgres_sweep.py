@@ -90,7 +90,7 @@ def _first(rows: Rows, limit: int) -> tuple[list[Row], bool]:
 
 def prune(work: Work, op: ops.Prune) -> ops.Swept:
     """See ops.Prune."""
-    work.talk.tell(sql.DELETE_OLD_REQUESTS, (work.now, SWEEP_LIMIT_MAX))
+    [(requests,)] = work.talk.change(sql.DELETE_OLD_REQUESTS, work.now, SWEEP_LIMIT_MAX)
     found = work.talk.ask(sql.SELECT_OUTLIVED, work.now, op.limit + 1)
     old = found[: op.limit]
     for _, lane, state, *_ in old:
@@ -102,10 +102,10 @@ def prune(work: Work, op: ops.Prune) -> ops.Swept:
         work.thin({lane for _, lane, *_ in old})
     work.talk.tell(sql.DELETE_OLD_RATES, (work.now * 1000,))
     silent_since = work.now - WRITER_KEPT_MS
-    work.talk.tell(sql.FOLD_COUNTS, (work.writer, silent_since, SWEEP_LIMIT_MAX))
+    [(counts,)] = work.talk.change(sql.FOLD_COUNTS, work.writer, silent_since, SWEEP_LIMIT_MAX)
     work.talk.tell(sql.DELETE_OLD_WRITERS, (work.writer, silent_since))
     work.talk.tell(sql.DELETE_OLD_TYPES, (work.now - TYPE_KEPT_MS,))
-    return ops.Swept(len(old), more=len(found) > op.limit)
+    return ops.Swept(len(old), more=len(found) > op.limit or SWEEP_LIMIT_MAX in (requests, counts))
 
 
 def settle(work: Work, op: ops.Settle) -> ops.Changed:

@@ -55,6 +55,10 @@ class Wake(Protocol):
         """Wake everybody who waits, oneself too. Raises StorageUnavailable; safe to repeat."""
         ...
 
+    def ping(self) -> None:
+        """Wake oneself alone, the way that a ring goes. Raises StorageUnavailable; safe to repeat."""
+        ...
+
     async def wait(self) -> bool:
         """Return when somebody has rung since the last return; whether another server has.
 
