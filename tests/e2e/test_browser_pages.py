@@ -125,9 +125,9 @@ def test_the_theme_is_the_readers_and_is_kept(desk: Desk, stocked: Server) -> No
 
 
 def test_a_task_that_is_not_there_is_told_so(desk: Desk, stocked: Server) -> None:
+    desk.expect_complaint("status of 404")
     page = desk.open("#/tasks/never-was")
     expect(page.get_by_role("alert")).to_contain_text("Not there")
-    desk.forgive("status of 404")
 
 
 # The keyboard
@@ -183,6 +183,7 @@ def test_it_works_below_a_path(profile: BrowserContext, stocked: Server) -> None
 def test_a_key_is_asked_for_and_kept_in_the_tab_alone(profile: BrowserContext, stocked: Server) -> None:
     key = "tq_0123456789"
     with open_proxy(stocked.port, key=key) as proxy, sit_down(profile, proxy.base) as desk:
+        desk.expect_complaint("status of 401")
         page = desk.open("#/tasks/gone-wrong")
         dialog = page.get_by_role("dialog", name="This server asks for a key")
         dialog.get_by_label("Key").fill("wrong")
@@ -199,11 +200,11 @@ def test_a_key_is_asked_for_and_kept_in_the_tab_alone(profile: BrowserContext, s
         expect(page.locator("h1")).to_have_text("email gone-wrong")
         assert page.evaluate("[sessionStorage.length, JSON.stringify(localStorage)]") == [1, "{}"]
         assert all(key not in path for _, path, _ in proxy.asked)
-        desk.forgive("status of 401")
 
 
 def test_what_a_key_must_not_is_not_offered_twice(profile: BrowserContext, stocked: Server) -> None:
     with open_proxy(stocked.port, may_change=False) as proxy, sit_down(profile, proxy.base) as desk:
+        desk.expect_complaint("status of 403")
         page = desk.open("#/tasks/gone-wrong")
         retry = page.get_by_role("button", name="Retry", exact=True)
         retry.click()
@@ -214,7 +215,6 @@ def test_what_a_key_must_not_is_not_offered_twice(profile: BrowserContext, stock
         expect(page.locator("tbody tr").first).to_be_visible()
         expect(page.get_by_role("button", name="Pause")).to_have_count(0)
         expect(page.get_by_role("button", name="Rules").first).to_be_visible()
-        desk.forgive("status of 403")
 
 
 # Many tasks
