@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -293,16 +294,20 @@ class Modules:
     """Functions of the modules, called by name."""
 
     def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+        self.page = desk.page
+        self._base = desk.base
+
+    def address(self, module: str) -> str:
+        """Where *module* is."""
+        return f"{self._base}dashboard/{dashboard().version}/{module}.js"
 
     def call(self, module: str, function: str, *given: Any) -> Any:
-        address = f"{self._desk.base}dashboard/{dashboard().version}/{module}.js"
-        return self._desk.page.evaluate(
+        return self.page.evaluate(
             """async ([address, name, given]) => {
               const found = (await import(address))[name](...given);
               return found instanceof Map ? Object.fromEntries(found) : found;
             }""",
-            [address, function, list(given)],
+            [self.address(module), function, list(given)],
         )
 
 
@@ -430,6 +435,53 @@ def test_a_percentile_is_by_the_nearest_rank(modules: Modules) -> None:
     assert [modules.call("history", "percentile", values, n) for n in (50, 95, 99)] == [50, 95, 99]
     assert modules.call("history", "percentile", [7], 99) == 7
     assert modules.call("history", "percentile", [], 99) is None
+
+
+RATES = """async ([address, begun, seed, isWhole, told, now]) => {
+  const {History} = await import(address);
+  const history = new History();
+  history.begin(begun);
+  history.add(told.map(each => ({event: "attempt.finished", wait_ms: 1, duration_ms: 1, ...each})));
+  if (seed) history.seed(seed, {isWhole});
+  const [seconds, ...rates] = history.rates(20, 5, now);
+  return [seconds.map(each => each - Math.floor(begun / 1000)), ...rates];
+}"""
+
+
+def at(second: float) -> str:
+    """So long after NOW, as the API tells it."""
+    return datetime.fromtimestamp(NOW / 1000 + second, UTC).isoformat().replace("+00:00", "Z")
+
+
+def ended(second: float, state: str = "succeeded") -> dict[str, object]:
+    """A task that ended *second* after NOW."""
+    ends = {"run_at": at(second - 1), "started_at": at(second - 1), "finished_at": at(second)}
+    return {"id": f"t{second}", "type": "email", "queue": "q", "state": state, "attempt": 1, **ends}
+
+
+@pytest.mark.parametrize(
+    ("seed", "is_whole", "all_", "bad"),
+    [
+        (None, False, [None, None, 0.4, 0], [None, None, 0.2, 0]),
+        ([], True, [0, 0, 0.4, 0], [0, 0, 0.2, 0]),
+        ([ended(-7), ended(-6, "failed")], True, [0.4, 0, 0.4, 0], [0.2, 0, 0.2, 0]),
+        # The last hundred reach back so far: from the step after that on, all is known.
+        ([ended(-7), ended(-4)], False, [None, 0.2, 0.4, 0], [None, 0, 0.2, 0]),
+        # What the stream has told already is not counted twice.
+        ([ended(1)], True, [0, 0, 0.4, 0], [0, 0, 0.2, 0]),
+    ],
+)
+def test_what_is_not_known_is_a_gap_in_the_chart(
+    modules: Modules, seed: object, is_whole: bool, all_: list[float | None], bad: list[float | None]
+) -> None:
+    told = [
+        {"task_id": "t1", "at": at(1), "state": "succeeded"},
+        {"task_id": "t2", "at": at(2), "state": "failed"},
+    ]
+    given = [modules.address("history"), NOW, seed, is_whole, told, NOW + 10_000]
+    seconds, *rates = modules.page.evaluate(RATES, given)
+    assert seconds == [-10, -5, 0, 5]
+    assert rates == [all_, bad]
 
 
 # The browser itself

@@ -1,4 +1,4 @@
-"""``tq keys``: keys made, listed, revoked, by a server or in a store that no server has open; and one's own."""
+"""``tq keys``: keys made, listed, revoked, by a server or in a store that none has open; and one's own."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ import { Ago, Card, Empty, Loading, Page, Problem, Since, State, html, useData, 
 
 const POLL_MS = 2000;
 const SPAN_S = 300;
+const MINUTE_S = 60;
 const SEED = 100; // tasks that are looked at for what was before the page was opened
 
 const history = new History();
@@ -18,8 +19,9 @@ const changed = new Set();
 
 /** Gather what happens, from now on; gives the way out. */
 export function keepHistory() {
-  get(`v1/tasks?state=ended&view=brief&limit=${SEED}`).then(({ tasks }) => {
-    history.seed(tasks);
+  history.begin(Date.now());
+  get(`v1/tasks?state=ended&view=brief&limit=${SEED}`).then(({ tasks, next }) => {
+    history.seed(tasks, { isWhole: next === null });
     changed.forEach(each => each());
   }, () => {});
   return listen(events => {
@@ -61,14 +63,15 @@ function Tile({ title, value, unit, href, bad, children }) {
 
 function Tiles({ stats, queues, servers, now }) {
   const { states, totals } = stats;
-  const minute = history.within(60, now);
+  const minute = history.within(MINUTE_S, now);
+  const known = Math.min(MINUTE_S, Math.max(1, (now - history.since) / 1000));
   const five = history.within(300, now);
   const all = five.good + five.bad;
   const lately = history.attempts.filter(each => each.at > now - SPAN_S * 1000);
   const since = queues.map(each => each.pending_since).filter(Boolean).sort()[0];
   const waiting = states.blocked + states.scheduled + states.pending + states.retrying;
   return html`<dl class="tiles">
-    <${Tile} title="Throughput" value=${rate((minute.good + minute.bad) / 60)} unit="/s">${shortCount(totals.succeeded)} done in all<//>
+    <${Tile} title="Throughput" value=${rate((minute.good + minute.bad) / known)} unit="/s">${shortCount(totals.succeeded)} done in all<//>
     <${Tile} title="Failing" value=${all ? `${((100 * five.bad) / all).toFixed(five.bad && five.bad / all < 0.1 ? 1 : 0)}` : "–"} unit=${all ? "%" : ""} bad=${five.bad > 0}>of ${plural(all, "attempt")} in 5 min<//>
     <${Tile} title="Dead letters" value=${shortCount(states.failed)} href=${to("dead")} bad=${states.failed > 0}>failed for good<//>
     <${Tile} title="Pending" value=${shortCount(states.pending)} href=${to("tasks", { q: "state:pending" })}>${since ? html`oldest for <${Since} at=${since} />` : "nothing waits for a worker"}<//>
