@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from browser import Desk, NoBrowser, find_browser, sit_down
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import BrowserContext, Page, Route, expect
 from prefix_proxy import open_proxy
 from process import Server, Site
 from tiers import slow
@@ -283,6 +283,28 @@ def test_nothing_moves_while_it_is_read(profile: BrowserContext, crowd: Server) 
         show = page.get_by_role("button", name="while you read")
         show.wait_for()
         assert first.inner_text() == before
+        show.click()
+        expect(first).to_have_text(task_id)
+
+
+def test_what_was_asked_for_before_it_is_read_moves_nothing(profile: BrowserContext, crowd: Server) -> None:
+    with sit_down(profile, f"http://127.0.0.1:{crowd.port}/") as desk:
+        page = desk.open("#/tasks?q=queue:crowd")
+        expect(page.locator(".mark")).to_have_text("Live")
+        first = page.locator("tbody tr a.id").first
+        before = first.inner_text()
+        held: list[Route] = []
+        page.route("**/v1/tasks?*", lambda route: held.append(route))
+        with page.expect_request("**/v1/tasks?*"):
+            task_id = crowd.submit("nap", {"seconds": 0}, queue="crowd", delay=60)
+        page.mouse.wheel(0, 600)
+        page.wait_for_function("window.scrollY > 200")
+        with page.expect_response("**/v1/tasks?*"):
+            held[0].continue_()
+        show = page.get_by_role("button", name="while you read")
+        show.wait_for()
+        assert first.inner_text() == before
+        page.unroute("**/v1/tasks?*")
         show.click()
         expect(first).to_have_text(task_id)
 

@@ -43,6 +43,7 @@ export function Since({ at }) {
 
 const RELOAD_MS = 700; // between two reloads for the sake of what happens
 
+
 /**
  * What is at *path*: `{data, error, reload}`; `data` is the last good one. With `every`, asked again and again; with
  * `on`, when an event comes for which it is true, unless `held`, which counts them instead in `missed`.
@@ -50,51 +51,55 @@ const RELOAD_MS = 700; // between two reloads for the sake of what happens
 export function useData(path, { every = 0, on = null, held = false, read = get } = {}) {
   const [state, setState] = useState({ path, data: null, error: null });
   const [missed, setMissed] = useState(0);
-  const [turn, setTurn] = useState(0);
-  const reload = useCallback(() => setTurn(each => each + 1), []);
+  const [turn, setTurn] = useState({ changes: null }); // for the sake of how many; null: the reader wants it
+  const reload = useCallback(() => setTurn({ changes: null }), []);
+  const now = useRef({});
+  now.current = { on, held, shown: state.data && state.path };
   useEffect(() => {
     if (path === null) return undefined;
     const controller = new AbortController();
     setMissed(0);
     read(path, { signal: controller.signal }).then(
-      data => setState({ path, data, error: null }),
+      data => {
+        // The reader may have begun to read while it was asked for.
+        const moves = turn.changes !== null && now.current.held && now.current.shown === path;
+        if (moves) setMissed(each => each + turn.changes);
+        else setState({ path, data, error: null });
+      },
       error => error.name !== "AbortError" && setState(old => ({ path, data: old.path === path ? old.data : null, error })),
     );
     return () => controller.abort();
   }, [path, turn]);
   useEffect(() => {
     // What does not answer is asked again, by and by.
-    const wait = state.error && (state.error.status === 0 || state.error.status === 503) ? 2000 : every;
+    const isAway = state.error && (state.error.status === 0 || state.error.status === 503);
+    const wait = isAway ? 2000 : every;
     if (!wait) return undefined;
-    const timer = setInterval(() => document.hidden || reload(), wait);
+    const timer = setInterval(() => document.hidden || (now.current.held && !isAway) || setTurn({ changes: 0 }), wait);
     return () => clearInterval(timer);
   }, [every, state.error]);
-  const now = useRef({});
-  now.current = { on, held };
   useEffect(() => {
     if (!on) return undefined;
     let timer = 0;
-    let again = false;
+    let waiting = 0; // changes for which nothing is asked yet
     const quiet = () => {
       timer = 0;
-      if (!again) return;
-      again = false;
       // The reader may have begun to read meanwhile.
-      if (now.current.held) setMissed(each => each + 1);
-      else go();
+      if (!now.current.held) return go();
+      setMissed(each => each + waiting);
+      waiting = 0;
     };
     const go = () => {
-      again = false;
-      if (timer) again = true;
-      else {
-        timer = setTimeout(quiet, RELOAD_MS);
-        reload();
-      }
+      if (timer || !waiting) return;
+      timer = setTimeout(quiet, RELOAD_MS);
+      setTurn({ changes: waiting });
+      waiting = 0;
     };
     const stop = listen((events, others) => {
       const hits = events.filter(now.current.on).length + (others ? 1 : 0);
-      if (hits && now.current.held) setMissed(each => each + hits);
-      else if (hits) go();
+      if (hits && now.current.held) return setMissed(each => each + hits);
+      waiting += hits;
+      go();
     });
     return () => {
       stop();
