@@ -43,6 +43,7 @@ export function Since({ at }) {
 
 const RELOAD_MS = 700; // between two reloads for the sake of what happens
 
+const UNTOLD_MS = 5000; // between two reloads where nothing tells what happens
 
 /**
  * What is at *path*: `{data, error, reload}`; `data` is the last good one. With `every`, asked again and again; with
@@ -52,9 +53,10 @@ export function useData(path, { every = 0, on = null, held = false, read = get }
   const [state, setState] = useState({ path, data: null, error: null });
   const [missed, setMissed] = useState(0);
   const [turn, setTurn] = useState({ changes: null }); // for the sake of how many; null: the reader wants it
+  const isLive = useLive() !== "refused";
   const reload = useCallback(() => setTurn({ changes: null }), []);
   const now = useRef({});
-  now.current = { on, held, shown: state.data && state.path };
+  now.current = { on, held, shown: state.data && !state.error && state.path };
   useEffect(() => {
     if (path === null) return undefined;
     const controller = new AbortController();
@@ -73,11 +75,11 @@ export function useData(path, { every = 0, on = null, held = false, read = get }
   useEffect(() => {
     // What does not answer is asked again, by and by.
     const isAway = state.error && (state.error.status === 0 || state.error.status === 503);
-    const wait = isAway ? 2000 : every;
+    const wait = isAway ? 2000 : every || (on && !isLive ? UNTOLD_MS : 0);
     if (!wait) return undefined;
     const timer = setInterval(() => document.hidden || (now.current.held && !isAway) || setTurn({ changes: 0 }), wait);
     return () => clearInterval(timer);
-  }, [every, state.error]);
+  }, [every, state.error, isLive]);
   useEffect(() => {
     if (!on) return undefined;
     let timer = 0;
@@ -129,17 +131,23 @@ export function useLive() {
   return state;
 }
 
-/** Whether the key may do what needs *scope*, as far as is known. */
-export function useMay(scope) {
-  const [allowed, setAllowed] = useState(may(scope));
+/** What *look* finds of what the key may do, kept up to date. */
+export function useAccess(look) {
+  const [, setTurn] = useState(0);
   useEffect(() => {
-    const look = () => setAllowed(may(scope));
-    access.listeners.add(look);
-    look();
-    return () => access.listeners.delete(look);
-  }, [scope]);
-  return allowed;
+    const again = () => setTurn(each => each + 1);
+    access.listeners.add(again);
+    again();
+    return () => access.listeners.delete(again);
+  }, []);
+  return look();
 }
+
+/** Whether the key may do what needs *scope*, as far as is known. */
+export const useMay = scope => useAccess(() => may(scope));
+
+/** *children* for whom may submit. */
+export const MaySubmit = ({ children }) => useMay("submit") && children;
 
 // Telling
 
