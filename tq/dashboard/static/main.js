@@ -1,7 +1,7 @@
 // The shell: where the reader is, the way to everywhere, the key, the theme, the keyboard.
 
 import { render } from "preact";
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { BASE, access, forgetKey, learn, may, onlyReads, ownQueues } from "./api.js";
 import { start } from "./live.js";
 import { go, here, to } from "./router.js";
@@ -156,7 +156,8 @@ function ThemeButton() {
 function KeyDialog() {
   const [asked, setAsked] = useState(null);
   const input = useRef();
-  useEffect(() => {
+  useLayoutEffect(() => {
+    // Before anything can be asked.
     access.askForKey = wrong => new Promise(resolve => setAsked({ wrong, resolve }));
     learn().then(() => {
       start();
