@@ -283,6 +283,27 @@ def test_dead_letters_of_one_cause_are_retried_and_deleted(desk: Desk, shop: Ser
     assert shop.states().get("failed", 0) == 0
 
 
+def test_all_dead_letters_are_those_that_are_not_shown_too(desk: Desk, shop: Server) -> None:
+    shop.post("/v1/tasks/delete", {"all": True})
+    for _ in range(2):
+        failed(shop)
+    late = shop.submit("invoice", {"order": 3}, max_attempts=1)
+    assert shop.final(late)["state"] == "failed"
+    shown = {"groups": shop.get("/v1/failures").json["groups"][:1]}
+    desk.page.route("**/v1/failures?*", lambda route: route.fulfill(json=shown))
+    page = desk.open("#/dead")
+    expect(page.locator(".group")).to_have_count(1)
+    button(page, "Retry all")
+    confirm(page, "Retry 3")
+    wait_until(lambda: shop.states().get("failed", 0) == 3, lambda: f"not again: {shop.states()}")
+    button(page, "Delete all")
+    expect(page.get_by_role("heading", name="Delete 3 failed tasks?")).to_be_visible()
+    confirm(page, "Delete 3")
+    page.get_by_text("3 tasks deleted").wait_for()
+    assert shop.states().get("failed", 0) == 0
+    page.unroute("**/v1/failures?*")
+
+
 def test_a_schedule_is_told_in_words_run_paused_resumed_and_deleted(desk: Desk, shop: Server) -> None:
     body = {"cron": "30 7 * * 1-5", "tz": "Europe/Madrid", "type": "email", "payload": {"to": "a@b.org"}}
     shop.ask("PUT", "/v1/schedules/mornings", json.dumps(body).encode(), {"Content-Type": "application/json"})

@@ -14,8 +14,13 @@ export function Dead() {
   const [wanted, setWanted] = useState(null);
   const groups = data?.groups ?? [];
   const all = groups.reduce((sum, each) => sum + each.count, 0);
-  const note = data && groups.length > 0 && `${plural(all, "failed task")}, ${plural(groups.length, "cause")}`;
-  const want = action => () => setWanted({ action, filter: { state: "failed" }, matched: all });
+  const note = groups.length > 0 && (groups.length < GROUPS ? `${plural(all, "failed task")}, ${plural(groups.length, "cause")}` : html`the ${GROUPS} most frequent causes of <a href=${to("tasks", { q: "state:failed" })}>all failed tasks</a>`);
+  // There may be more than those that are shown, and by now others.
+  const want = action => async () => {
+    const filter = { state: "failed" };
+    const { matched, more } = await send("POST", `v1/tasks/${action}`, { filter, dry_run: true }, { scope: "operate" });
+    setWanted({ action, filter, matched, more });
+  };
   const everything = groups.length > 0 && html`<${Action} act=${want("retry")}>Retry all<//><${Action} act=${want("delete")}>Delete all<//>`;
   const show = () => {
     window.scrollTo(0, 0);
@@ -47,7 +52,7 @@ function Group({ group, ask }) {
   </li>`;
 }
 
-function Sure({ action, filter, matched, close, reload }) {
+function Sure({ action, filter, matched, more, close, reload }) {
   const verb = action === "retry" ? "Retry" : "Delete";
   const act = async () => {
     const { changed } = await send("POST", `v1/tasks/${action}`, { filter }, { scope: "operate" });
@@ -55,5 +60,6 @@ function Sure({ action, filter, matched, close, reload }) {
     return `${plural(changed, "task")} ${action === "retry" ? "wait again" : "deleted"}.`;
   };
   return html`<${Confirm} title=${`${verb} ${plural(matched, "failed task")}?`} verb=${`${verb} ${count(matched)}`} kind=${action === "retry" ? "primary" : "danger"} close=${close} act=${act}>
-    <p>${action === "retry" ? "They wait again, with all their attempts before them." : "They are gone for good."}</p><//>`;
+    <p>${action === "retry" ? "They wait again, with all their attempts before them." : "They are gone for good."}</p>
+    ${more && html`<p>There are more than can be changed at once: the newest ${count(matched)} are.</p>`}<//>`;
 }
