@@ -159,6 +159,7 @@ def test_the_search_is_in_the_address_and_suggests(desk: Desk, shop: Server) -> 
     desk.expect_complaint("status of 400")
     page = desk.open("#/tasks")
     box = page.get_by_role("combobox", name="Search tasks")
+    assert 'error:"timed out"' in (box.get_attribute("placeholder") or "")
     box.press_sequentially("sta")
     expect(page.get_by_role("option", name="state:")).to_be_visible()
     box.press("ArrowDown")

@@ -46,7 +46,7 @@ function Group({ group, ask }) {
     <div class="group-count"><strong>${count(group.count)}</strong><span class="quiet">${group.count === 1 ? "task" : "tasks"}</span></div>
     <div class="group-body"><h2><span class="user">${type}</span> <span class="user fault">${error.type}</span></h2>
       <p class="user message">${error.message.slice(0, 500)}</p>
-      <p class="quiet">Last <${Ago} at=${error.at} />${error.frame && html` in <code class="user">${error.frame}</code>`} · <a data-open class="id" href=${to("tasks", latest)}>latest task</a> · <a href=${to("tasks", { q: `fingerprint:${fingerprint}` })}>all of them</a></p>
+      <p class="quiet">Last <${Ago} at=${error.at} />${error.frame && html` in <code class="user">${error.frame}</code>`} · <a data-open href=${to("tasks", latest)}>latest task</a> · <a href=${to("tasks", { q: `fingerprint:${fingerprint}` })}>all of them</a></p>
       ${error.traceback && html`<details><summary>Traceback</summary><pre class="user" tabindex="0" aria-label="Traceback">${error.traceback}</pre></details>`}</div>
     <div class="row-actions"><${Action} kind="primary" act=${want("retry")}>Retry ${count(group.count)}<//><${Action} act=${want("delete")}>Delete<//></div>
   </li>`;

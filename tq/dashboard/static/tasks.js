@@ -8,6 +8,7 @@ import { count, plural } from "./text.js";
 import { Action, Ago, Confirm, Empty, Held, Loading, MaySubmit, Page, Problem, State, html, useAccess, useData, useMay, useScrolled } from "./ui.js";
 
 const PAGE = 50;
+const HINT = 'state:failed queue:mail error:"timed out" created:2h …  or an id';
 const AT_ONCE = 6; // requests beside each other, where some are to be changed one by one
 
 export function Tasks({ query }) {
@@ -109,7 +110,7 @@ function Search({ q, wanted }) {
   };
   return html`<form class="search" role="search" onSubmit=${event => { event.preventDefault(); search(); }}>
     <label class="sr" for="search">Search tasks</label>
-    <input id="search" ref=${input} type="text" value=${text} placeholder="state:failed queue:mail error:&quot;timed out&quot; created:2h …  or an id" autocomplete="off" autocapitalize="off" spellcheck=${false}
+    <input id="search" ref=${input} type="text" value=${text} placeholder=${HINT} autocomplete="off" autocapitalize="off" spellcheck=${false}
       role="combobox" aria-expanded=${items.length > 0} aria-controls="suggestions" aria-autocomplete="list" aria-activedescendant=${items[at] ? `suggestion-${at}` : undefined}
       onInput=${typed} onKeyDown=${keys} onFocus=${() => setOpen(true)} onBlur=${() => setOpen(false)} />
     <button>Search</button>

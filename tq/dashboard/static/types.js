@@ -30,10 +30,11 @@ const Taken = ({ type }) => html`<${Card} title="Payload" note="its JSON Schema"
   <p class="quiet">This key may not submit.</p>`;
 
 function List({ data }) {
-  return html`${data.types.length > 0 && html`<div class="scroll"><table>
+  return html`${data.types.length > 0 && html`<div class="scroll"><table class="stacked">
     <thead><tr><th>Type</th><th>What it does</th><th>Payload</th><th>Queue</th><th class="num">Time-out</th><th class="num">Attempts</th><th>Runs in</th></tr></thead>
     <tbody>${data.types.map(each => html`<tr key=${each.type} data-row><td class="name"><a data-open class="user" href=${to("types", each.type)}>${each.type}</a></td><td class="user wide">${each.description}</td>
-      <td><code>${signature(each.payload)}</code></td><td>${each.queue}</td><td class="num">${duration(each.timeout * 1000)}</td><td class="num">${each.max_attempts}</td><td>${each.runs}</td></tr>`)}</tbody></table></div>`}
+      <td class="rules" data-label="Payload"><code>${signature(each.payload)}</code></td><td class="user" data-label="Queue">${each.queue}</td><td class="num" data-label="Time-out">${duration(each.timeout * 1000)}</td>
+      <td class="num" data-label="Attempts">${each.max_attempts}</td><td data-label="Runs in">${each.runs}</td></tr>`)}</tbody></table></div>`}
     ${data.anything && html`<${MaySubmit}><${AnyType} /><//>`}
     ${!data.anything && !data.types.length && html`<${Empty} title="No handlers">This server does nothing yet: start it as <code>tq serve module:app</code>.<//>`}`;
 }
