@@ -161,6 +161,16 @@ async def test_any_good_key_is_told_what_it_may_do(queue: TaskQueue, autojump_cl
         assert answer.headers["ratelimit"] == '"key";r=1;t=30', "it counts as any request does"
 
 
+async def test_the_current_key_is_no_key_that_can_be_revoked(
+    queue: TaskQueue, autojump_clock: MockClock
+) -> None:
+    async with locked(queue) as api:
+        refused = await api.ask("DELETE", "/v1/keys/current", headers=bearer(ROOT))
+        assert (refused.status, refused.headers["allow"]) == (405, "GET, HEAD, OPTIONS")
+        unknown = await api.ask("DELETE", f"/v1/keys/{'0' * 16}", headers=bearer(ROOT))
+        assert (unknown.status, unknown.json["code"]) == (404, "not_found")
+
+
 async def test_without_keys_anybody_is_told_that_everything_is_allowed(
     queue: TaskQueue, autojump_clock: MockClock
 ) -> None:
