@@ -11,6 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 import trio
+from key_kit import key, locked, put
 from raw_http import open_api
 from test_api_client import LOOPS, Run
 
@@ -20,6 +21,7 @@ from tq.client.errors import NotEnded
 from tq.client.records import Limits, Rate, Tick
 from tq.client.sync import Client
 from tq.core.errors import IllegalTransition, InvalidInput, NotFound
+from tq.core.keys import KEY_SCOPES, Scope
 from tq.core.task import State
 from tq.handlers import TaskQueue
 
@@ -41,6 +43,8 @@ NOT_FOR_CLIENTS = {
     "get_dashboard_file": "for people",
 }
 """Names of routes, and why the Python client has no method for them."""
+FAR_MS = 10_000_000_000_000
+"""An instant in 2286."""
 
 
 def make_queue() -> TaskQueue:
@@ -159,6 +163,8 @@ async def use_servers(client: Both) -> None:
     assert (workers.min, workers.max, workers.workers[0].state) == (3, 3, "idle")
     assert (await client.get_workers()).count >= 3
     assert (await client.stats()).totals["submitted"] == 0
+    current = await client.get_current_key()
+    assert (current.key, current.scopes, current.queues) == (None, KEY_SCOPES, None)
 
 
 async def use_task(client: Both) -> None:
@@ -196,6 +202,17 @@ async def test_a_blocking_client_operates_a_server(use: Operate) -> None:
     async with open_api(make_queue()) as api:
         with Client(f"http://127.0.0.1:{api.port}") as client:
             await use(Both(client))
+
+
+async def test_a_client_with_a_key_is_told_what_it_may_do() -> None:
+    made = key(1)
+    limited = put(made, Scope.READ, queues=("mail",), expires_at=FAR_MS)
+    async with locked(make_queue(), limited) as api:
+        with Client(f"http://127.0.0.1:{api.port}", key=made.text) as client:
+            current = await Both(client).get_current_key()
+    assert (current.scopes, current.queues) == (("read",), ("mail",))
+    assert (current.key.id, current.key.queues, current.key.rate) == (made.id, ("mail",), None)
+    assert current.key.expires_at.year == 2286
 
 
 class Heard(httpx2.HTTPTransport):

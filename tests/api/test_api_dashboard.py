@@ -64,8 +64,10 @@ async def test_every_file_that_the_page_names_is_there_and_kept_for_ever(
         html = (await api.get("/")).body.decode()
         named = re.findall(r'(?:href|src)="([^"]*)"', html)
         (imports,) = re.findall(r'<script type="importmap">(.*?)</script>', html)
-        named += [each.removeprefix("./") for each in json.loads(imports)["imports"].values()]
-        assert len(named) == 6 + len(MODULES)
+        imported = [each.removeprefix("./") for each in json.loads(imports)["imports"].values()]
+        assert len(imported) == len(MODULES)
+        named += imported
+        assert {Path(each).name for each in named} == dashboard().by_name.keys(), "all at once, none later"
         for address in named:
             assert address.startswith(f"dashboard/{dashboard().version}/"), "relative, and with its version"
             file = await api.get("/" + address)

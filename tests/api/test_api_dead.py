@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 import trio
@@ -191,6 +192,45 @@ async def test_dead_letters_are_deleted_all_or_some(
         assert (await api.post("/v1/tasks/delete", {"all": True})).json["changed"] == 1
         assert await ids(api) == ["w"]
         assert (await api.get("/v1/stats")).json["totals"]["failed"] == 6
+
+
+COUNTED: list[dict[str, str]] = [
+    {},
+    {"queue": "a"},
+    {"queue": "none"},
+    {"type": "load"},
+    {"queue": "b", "type": "load"},
+    {"queue": "b", "key": "k"},
+]
+"""Filters, of which the counters alone answer all but the last."""
+
+
+@pytest.mark.parametrize(
+    ("action", "states"), [("cancel", "waiting,running"), ("retry", "failed"), ("delete", "ended")]
+)
+async def test_what_is_counted_is_what_is_listed(
+    queue: TaskQueue, autojump_clock: trio.testing.MockClock, action: str, states: str
+) -> None:
+    async with open_api(queue) as api:
+        for name in ("a", "b"):
+            for key in ({}, {"key": "k"}):
+                await fail(api, "load", queue=name, **key)
+                await fail(api, "send", queue=name, **key)
+                for delay in (50, 60):
+                    task = {"type": "load", "queue": name, "delay": delay, **key}
+                    task_id = (await api.post("/v1/tasks", task)).json["id"]
+                await api.post(f"/v1/tasks/{task_id}/cancel", {})
+        for wanted in COUNTED:
+            listed = await ids(api, f"?{urlencode({'state': states, **wanted})}")
+            for limit in (1, 1000):
+                body = {"filter": wanted} if wanted else {"all": True}
+                answer = await api.post(f"/v1/tasks/{action}", {**body, "dry_run": True, "limit": limit})
+                assert answer.json == {
+                    "dry_run": True,
+                    "matched": min(limit, len(listed)),
+                    "changed": 0,
+                    "more": len(listed) > limit,
+                }, wanted
 
 
 @pytest.mark.parametrize("action", ["cancel", "retry", "delete"])

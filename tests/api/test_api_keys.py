@@ -42,6 +42,7 @@ MATRIX = {
         *("create_key", "list_keys", "revoke_key"),
     ),
     "metrics": ("get_metrics",),
+    "any": ("get_current_key",),
     "open": ("get_alive", "get_ready", "get_contract", "get_docs", "get_dashboard", "get_dashboard_file"),
 }
 """What each route needs. A new route is added here by hand."""
@@ -60,6 +61,7 @@ BODIES: dict[str, object] = {
     "delete_tasks": {"filter": {"queue": "default"}},
 }
 GUARDED = [pytest.param(route, id=route.name) for route in ROUTES if route.scope is not Scope.OPEN]
+SCOPED = [param for param in GUARDED if param.id != "get_current_key"]
 
 
 async def ask(api: Api, route: Route, headers: dict[str, str]) -> Answer:
@@ -98,7 +100,7 @@ async def test_a_route_asks_for_a_good_key(route: Route, queue: TaskQueue, autoj
         assert (await ask(api, route, bearer(ROOT))).status not in (401, 403)
 
 
-@pytest.mark.parametrize("route", GUARDED)
+@pytest.mark.parametrize("route", SCOPED)
 async def test_a_route_asks_for_its_scope(route: Route, queue: TaskQueue, autojump_clock: MockClock) -> None:
     right = key(1)
     others = [scope for scope in KEY_SCOPES if scope is not route.scope]
@@ -111,7 +113,7 @@ async def test_a_route_asks_for_its_scope(route: Route, queue: TaskQueue, autoju
             assert (answer.status, answer.json.get("scope")) == (403, route.scope.value)
 
 
-@pytest.mark.parametrize("route", GUARDED)
+@pytest.mark.parametrize("route", SCOPED)
 async def test_a_key_of_another_queue_reaches_nothing(
     route: Route, queue: TaskQueue, autojump_clock: MockClock
 ) -> None:
@@ -137,6 +139,45 @@ async def test_a_key_of_another_queue_reaches_nothing(
         else:
             assert answer.status == 403
             assert (await ask(api, route, bearer(own))).status in (200, 201)
+
+
+async def test_any_good_key_is_told_what_it_may_do(queue: TaskQueue, autojump_clock: MockClock) -> None:
+    keys = {scope: key(10 + number) for number, scope in enumerate(KEY_SCOPES)}
+    limited = key(1)
+    rate = Rate(limit=2, period_ms=60_000, burst=2)
+    expires_at = EPOCH_MS + 60_000
+    narrow = put(limited, Scope.SUBMIT, Scope.READ, queues=("mail", "bank"), rate=rate, expires_at=expires_at)
+    async with locked(queue, narrow, *(put(each, scope) for scope, each in keys.items())) as api:
+        for scope, each in keys.items():
+            answer = await api.ask("GET", "/v1/keys/current", headers=bearer(each))
+            assert (answer.status, answer.json["scopes"], answer.json["queues"]) == (200, [scope.value], None)
+        answer = await api.ask("GET", "/v1/keys/current", headers=bearer(limited))
+        listed = await api.ask("GET", "/v1/keys", headers=bearer(ROOT))
+        (as_listed,) = [each for each in listed.json["keys"] if each["id"] == limited.id]
+        assert answer.json == {"key": as_listed, "scopes": ["submit", "read"], "queues": ["bank", "mail"]}
+        assert as_listed["expires_at"]
+        assert limited.text[19:83] not in answer.body.decode()
+        assert limited.digest not in answer.body.decode()
+        assert answer.headers["ratelimit"] == '"key";r=1;t=30', "it counts as any request does"
+
+
+async def test_the_current_key_is_no_key_that_can_be_revoked(
+    queue: TaskQueue, autojump_clock: MockClock
+) -> None:
+    async with locked(queue) as api:
+        refused = await api.ask("DELETE", "/v1/keys/current", headers=bearer(ROOT))
+        assert (refused.status, refused.headers["allow"]) == (405, "GET, HEAD, OPTIONS")
+        unknown = await api.ask("DELETE", f"/v1/keys/{'0' * 16}", headers=bearer(ROOT))
+        assert (unknown.status, unknown.json["code"]) == (404, "not_found")
+
+
+async def test_without_keys_anybody_is_told_that_everything_is_allowed(
+    queue: TaskQueue, autojump_clock: MockClock
+) -> None:
+    async with open_api(queue) as api:
+        answer = await api.get("/v1/keys/current")
+        every = ["submit", "read", "operate", "admin", "metrics"]
+        assert answer.json == {"key": None, "scopes": every, "queues": None}
 
 
 @pytest.mark.parametrize("path", ["/", "/livez", "/readyz", "/openapi.json", "/docs"])

@@ -32,6 +32,11 @@ def test_the_first_key_is_made_offline_and_makes_the_others(tq: CallTq, tmp_path
         key = made(tq(*ci, "--expires", "1d", TQ_KEY=root))
         assert tq("submit", "add", "--queue", "mail", "a=1", "--url", url, TQ_KEY=key).code == 0
         assert "[not_allowed]" in tq("submit", "add", "a=1", "--url", url, TQ_KEY=key).refused(13)
+        own = tq("keys", "current", "--url", url, TQ_KEY=key).out
+        assert own.startswith(f"{key[3:19]}\tsubmit\tmail\t9/60s\tuntil ")
+        told = json.loads(tq("keys", "current", "--json", "--url", url, TQ_KEY=key).out)
+        assert (told["scopes"], told["queues"], told["key"]["id"]) == (["submit"], ["mail"], key[3:19])
+        assert "[unauthorized]" in tq("keys", "current", "--url", url).refused(13)
         shown = tq("keys", "list", "--url", url, TQ_KEY=root).out.splitlines()
         assert shown[1].startswith(f"{key[3:19]}\tsubmit\tmail\t9/60s\tuntil ")
         assert shown[1].endswith(f"\t{key[3:19]}")
@@ -47,6 +52,9 @@ def test_the_first_key_is_made_offline_and_makes_the_others(tq: CallTq, tmp_path
 
 def test_the_first_key_is_made_by_a_server_on_loopback(tq: CallTq, tmp_path: Path) -> None:
     with serving("demo", "--store", "memory:", cwd=tmp_path) as (_, url):
+        assert tq("keys", "current", "--url", url).out == (
+            "\tsubmit,read,operate,admin,metrics\tall\t\topen\t\n"
+        )
         create = ("keys", "create", "--url", url, "--scope")
         assert "the first key needs admin, for all queues" in tq(*create, "read").refused(7)
         assert "the first key needs admin" in tq(*create, "admin", "--queue", "mail").refused(7)

@@ -56,6 +56,8 @@ def route_table() -> str:
 
 
 def _scope(route: Route) -> str:
+    if route.scope is Scope.ANY:
+        return "any key"
     return "" if route.scope is Scope.OPEN else code(route.scope.value)
 
 
@@ -80,7 +82,7 @@ def _section(route: Route) -> Iterator[str]:
 
 def _facts(route: Route, operation: Schema) -> Iterator[str]:
     if route.scope is not Scope.OPEN:
-        yield f"- Scope: {code(route.scope.value)}"
+        yield "- Any key will do." if route.scope is Scope.ANY else f"- Scope: {code(route.scope.value)}"
     if "requestBody" in operation:
         body = operation["requestBody"]
         kinds = "; ".join(f"{code(kind)}: {_content(each)}" for kind, each in body["content"].items())

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from playwright.sync_api import Browser, BrowserContext, Page, ViewportSize, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, ViewportSize, sync_playwright
 
 NAMES: Final = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome", "chrome")
 INSTALL_S: Final = 300
@@ -139,11 +139,13 @@ class Desk:
     """A page in the browser, at a server; it fails if it complained.
 
     That is: a line on its console, an error that nobody caught, a breach of its policy, a script slipped in.
+    ``wanted`` counts, by a part of their text, the complaints that a test provokes.
     """
 
     page: Page
     base: str
     complaints: list[str] = field(default_factory=list)
+    wanted: dict[str, int] = field(default_factory=dict)
 
     def open(self, address: str = "") -> Page:
         """Go to a place of the dashboard, such as ``#/tasks``; it is loaded unless it is there already."""
@@ -161,17 +163,36 @@ class Desk:
     def tidy(self) -> None:
         """Leave nothing of what one test did to the page to the next."""
         self.complaints.clear()
+        self.wanted.clear()
         self.page.set_viewport_size(SIZE)
         self.page.emulate_media(color_scheme=None)
 
-    def forgive(self, text: str) -> None:
-        """Take away complaints that have *text* in them: they were wanted."""
-        assert any(text in each for each in self.complaints), self.complaints
-        self.complaints = [each for each in self.complaints if text not in each]
+    def expect_complaint(self, text: str) -> None:
+        """From now on until it is tidied, complaints that have *text* in them are wanted: one at least."""
+        self.wanted[text] = 0
+
+    def complain(self, complaint: str) -> None:
+        """Take note of *complaint*."""
+        for text in self.wanted:
+            if text in complaint:
+                self.wanted[text] += 1
+                return
+        self.complaints.append(complaint)
 
     def check(self) -> None:
+        """Fail if there was a complaint that was not wanted, or a wanted one did not come."""
+        ran = self.page.evaluate("window.__ran")
+        if self.wanted:
+            # What was asked for and is refused later would be complained of in the test that comes next.
+            self.page.goto("about:blank")
         assert self.complaints == []
-        assert self.page.evaluate("window.__ran") == []
+        assert [text for text, times in self.wanted.items() if not times] == [], "wanted, and not come"
+        assert ran == []
+
+
+def _told(message: ConsoleMessage) -> str:
+    """What a line of the console says, and of what: the line alone does not name the request that failed."""
+    return f"{message.type}: {message.text} ({message.location['url']})"
 
 
 @contextmanager
@@ -179,9 +200,9 @@ def sit_down(context: BrowserContext, base: str) -> Iterator[Desk]:
     """A desk with a page of its own, that is checked at the end."""
     page = context.new_page()
     desk = Desk(page, base)
-    page.on("console", lambda each: desk.complaints.append(f"{each.type}: {each.text}"))
-    page.on("pageerror", lambda each: desk.complaints.append(f"error: {each}"))
-    page.on("dialog", lambda each: desk.complaints.append(f"dialog: {each.message}"))
+    page.on("console", lambda each: desk.complain(_told(each)))
+    page.on("pageerror", lambda each: desk.complain(f"error: {each}"))
+    page.on("dialog", lambda each: desk.complain(f"dialog: {each.message}"))
     try:
         yield desk
         desk.check()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import sys
 import tempfile
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from browser import open_browser
 from playwright.sync_api import Page
-from process import JSON_TYPE, Server, Site
+from process import HERE, JSON_TYPE, Server, Site
 
 PEOPLE = ("ada@example.org", "grace@example.org", "linus@example.net")
 WIDE = {"width": 1280, "height": 800}
@@ -50,9 +51,9 @@ HISTORY_S = 100
 def fill(server: Server) -> None:
     """Have there be work of every kind."""
     server.ask("PUT", "/v1/queues/mail", b'{"concurrency": 3, "rate": {"limit": 40, "period": 1}}', JSON_TYPE)
-    server.post("/v1/tasks", {"type": "report", "id": "sales-2026", "payload": {"months": 60}})
+    server.post("/v1/tasks", {"type": "report", "id": "sales-2026", "payload": {"months": 500}})
     server.post(
-        "/v1/tasks", {"type": "report", "id": "sales-2025", "payload": {"months": 45}, "key": "finance"}
+        "/v1/tasks", {"type": "report", "id": "sales-2025", "payload": {"months": 400}, "key": "finance"}
     )
     server.post(
         "/v1/tasks", {"type": "catalogue", "id": "spring-catalogue", "payload": {"file": "spring.csv"}}
@@ -88,8 +89,10 @@ def take(page: Page, path: Path, way: str) -> None:
 
 def main(folder: Path, wanted: Mapping[str, Iterable[str]], history_s: float) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as work, open_browser() as browser:
+    with tempfile.TemporaryDirectory(prefix="shop-") as work, open_browser() as browser:
         site = Site(Path(work))
+        # Tracebacks name the file, and where that is on this machine is nobody's business.
+        shutil.copy(HERE / "shop_app.py", work)
         server = site.start("shop_app:app", workers=8)
         page = browser.new_page(locale="en-US")
         page.on("console", lambda message: print(message.type, message.text))
@@ -98,6 +101,8 @@ def main(folder: Path, wanted: Mapping[str, Iterable[str]], history_s: float) ->
         fill(server)
         keep_busy(server, time.monotonic() + history_s)
         for name, ways in wanted.items():
+            for _ in range(20):
+                server.submit("email", {"to": PEOPLE[0]}, tags=["news"])
             page.goto(f"http://127.0.0.1:{server.port}/{SHOTS[name]}")
             page.wait_for_timeout(700)
             for way in ways:

@@ -122,7 +122,8 @@ def _rules(path: str) -> list[str]:
     head, star, _ = path.partition("{id*}")
     if star:
         return [head, f"{head}<path:id>"]
-    return [path.replace("{", "<").replace("}", ">")]
+    # `current` is beside the ids of keys, and no id.
+    return [path.replace("{key_id}", "<string(length=16):key_id>").replace("{", "<").replace("}", ">")]
 
 
 class View:

@@ -235,11 +235,18 @@ def _operation(route: Route, sources: Sources) -> dict[str, Any]:
                 for status, kinds in sorted(problems_of(route).items())
             },
         },
-        "security": [] if route.scope is Scope.OPEN else [{}, {"key": [route.scope.value]}],
+        "security": _security(route.scope),
     }
     if route.takes is not None:
         operation["requestBody"] = _body(route, sources)
     return operation
+
+
+def _security(scope: Scope) -> list[dict[str, list[str]]]:
+    """By what one gets in: by nothing too, for a server without keys asks for none."""
+    if scope is Scope.OPEN:
+        return []
+    return [{}, {"key": [] if scope is Scope.ANY else [scope.value]}]
 
 
 def _markdown(doc: str | None) -> str:

@@ -506,6 +506,16 @@ ROUTES: Final = (
         refuses=_READ,
     ),
     Route(
+        method="GET",
+        path="/v1/keys/current",
+        endpoint=keys.get_current,
+        scope=Scope.ANY,
+        narrows=True,
+        name="get_current_key",
+        summary="what the caller may do",
+        answers={200: "CurrentKey"},
+    ),
+    Route(
         method="DELETE",
         path="/v1/keys/{key_id}",
         endpoint=keys.revoke,

@@ -534,6 +534,14 @@ def _wholes() -> dict[str, Schema]:
             "By name.", {"schedules": listed(ref("Schedule"), SCHEDULES_PAGE), "next": maybe(NAME)}
         ),
         "Keys": record("The oldest first.", {"keys": listed(ref("Key"), KEYS_MAX)}),
+        "CurrentKey": record(
+            "What the caller may do. key: null where none is asked for; queues: null are all.",
+            {
+                "key": maybe(ref("Key")),
+                "scopes": listed({"enum": list(KEY_SCOPES)}),
+                "queues": maybe(listed(NAME, KEY_QUEUES_MAX)),
+            },
+        ),
         "Alive": record("It runs.", {"status": {"const": "ok"}}),
         "Ready": record("It takes work.", {"status": {"const": "ready"}}),
         "Contract": record(

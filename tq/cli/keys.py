@@ -1,4 +1,4 @@
-"""``tq keys``: keys made, listed and revoked, by a server, or in a store that no server has open."""
+"""``tq keys``: keys made, listed, revoked, by a server or in a store that none has open; and one's own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import click
 import msgspec
 
 from tq.cli.exits import Exit, Fault, say
-from tq.cli.options import AHEAD, Rate, examples, json_option, rate_text, url_option
+from tq.cli.options import AHEAD, Rate, asks, examples, json_option, rate_text, url_option
 from tq.core.errors import NotFound, StorageError, TqError
 from tq.core.keys import KEY_CHANCE_BYTES, Key, KeyId, make_key
 from tq.core.ops import PutKey, RevokeKey
@@ -143,7 +143,7 @@ def _keeps(command: F) -> F:
     return run  # type: ignore[return-value]
 
 
-@click.group("keys", short_help="Make, list and revoke keys.")
+@click.group("keys", short_help="Make, list and revoke keys; see what yours may do.")
 def keys_group() -> None:
     """Make, list and revoke keys: by a server, or in a store that no server has open."""
 
@@ -218,6 +218,22 @@ def _state(view: Mapping[str, Any], now_ms: int) -> str:
 
     has_expired = parse_instant("expires_at", view["expires_at"]) <= now_ms
     return f"{'expired' if has_expired else 'until'} {view['expires_at']}"
+
+
+@keys_group.command("current", epilog=examples("tq keys current", "tq keys current --json"))
+@asks
+def current_command(*, api: Api, as_json: bool) -> None:
+    """Show what the key in TQ_KEY is good for. Any key may ask; without keys, everything is allowed."""
+    from tq.cli.printing import note, print_json, print_table
+
+    answer = api.get("/v1/keys/current", has="scopes")
+    if as_json:
+        print_json(answer)
+    elif answer["key"] is None:
+        print_table(COLUMNS, [("", ",".join(answer["scopes"]), "all", "", "open", "")])
+        note("this server asks for no key: everything is allowed")
+    else:
+        print_table(COLUMNS, [_row(answer["key"], _now_ms())])
 
 
 @keys_group.command("revoke", epilog=examples("tq keys revoke 0199f3a6b1c9d2e4"))

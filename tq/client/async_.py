@@ -16,6 +16,7 @@ from tq.client.following import Following
 from tq.client.records import (
     BulkDone,
     Changes,
+    CurrentKey,
     FailureGroup,
     Failures,
     Fields,
@@ -263,6 +264,10 @@ class AsyncClient:
         """Have so many workers until this server ends; *maximum* is *minimum* if not said."""
         body = {"min": minimum, "max": minimum if maximum is None else maximum}
         return await self._run(self._api.send("PUT", "/v1/workers", Workers, body=body))
+
+    async def get_current_key(self) -> CurrentKey:
+        """What this client may do, and by which key; anything, where the server asks for none."""
+        return await self._run(self._api.look("/v1/keys/current", CurrentKey))
 
     # Doing
 

@@ -310,6 +310,27 @@ class Workers(msgspec.Struct, frozen=True):
     workers: tuple[WorkerRecord, ...]
 
 
+class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A key, without its text: what it is for, and until when it is good. ``queues`` None: all of them."""
+
+    id: str
+    name: str
+    scopes: tuple[str, ...]
+    created_at: datetime
+    queues: tuple[str, ...] | None = None
+    rate: Rate | None = None
+    expires_at: datetime | None = None
+    revoked_at: datetime | None = None
+
+
+class CurrentKey(msgspec.Struct, frozen=True, kw_only=True):
+    """What a client may do: ``key`` None: the server asks for none; ``queues`` None: all of them."""
+
+    key: KeyRecord | None
+    scopes: tuple[str, ...]
+    queues: tuple[str, ...] | None
+
+
 # What may be said to it
 
 Instant = str | datetime

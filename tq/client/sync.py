@@ -14,6 +14,7 @@ from tq.client.following import Following
 from tq.client.records import (
     BulkDone,
     Changes,
+    CurrentKey,
     FailureGroup,
     Failures,
     Fields,
@@ -308,6 +309,10 @@ class Client:
         """Have so many workers until this server ends; *maximum* is *minimum* if not said."""
         body = {"min": minimum, "max": minimum if maximum is None else maximum}
         return self._run(self._api.send("PUT", "/v1/workers", Workers, body=body))
+
+    def get_current_key(self) -> CurrentKey:
+        """What this client may do, and by which key; anything, where the server asks for none."""
+        return self._run(self._api.look("/v1/keys/current", CurrentKey))
 
     # Doing
 

@@ -29,9 +29,9 @@ KEY_CHANCE_BYTES: Final = _ID_BYTES + _SECRET_BYTES
 """Bytes of chance that a key is made of."""
 KEYS_MAX: Final = 1_000
 KEY_QUEUES_MAX: Final = 100
+"""Queues that a key may be limited to."""
 KEY_SCOPES_SAID_MAX: Final = 100
 """Scopes in one request for a key, of which some may be said twice."""
-"""Queues that a key may be limited to."""
 ANONYMOUS: Final = "anonymous"
 """Who asks a server that asks nobody for a key."""
 
@@ -43,6 +43,8 @@ class Scope(StrEnum):
 
     OPEN = "open"
     """Nothing: no key is asked for."""
+    ANY = "any"
+    """Nothing but to be known: any key will do, whatever it is for."""
     SUBMIT = "submit"
     READ = "read"
     OPERATE = "operate"
@@ -50,7 +52,7 @@ class Scope(StrEnum):
     METRICS = "metrics"
 
 
-KEY_SCOPES: Final = tuple(scope for scope in Scope if scope is not Scope.OPEN)
+KEY_SCOPES: Final = tuple(scope for scope in Scope if scope not in (Scope.OPEN, Scope.ANY))
 """What a key can be for."""
 
 
@@ -136,7 +138,7 @@ class Caller:
 
     def check_scope(self, scope: Scope) -> None:
         """Return if this caller may do what needs *scope*. Raises NotAllowed, which names it."""
-        if scope is not Scope.OPEN and scope not in self.scopes:
+        if scope in KEY_SCOPES and scope not in self.scopes:
             raise NotAllowed(f"this needs a key with the scope {scope.value}", scope=scope.value)
 
     def check_queue(self, queue: str) -> None:

@@ -17,6 +17,7 @@ from typing import Final
 
 _HERE: Final = Path(__file__).parent
 _PAGE: Final = "index.html"
+_NO_MODULES: Final = ("theme.js",)
 MEDIA: Final[Mapping[str, str]] = {
     ".js": "text/javascript; charset=utf-8",
     ".css": "text/css; charset=utf-8",
@@ -46,7 +47,14 @@ def dashboard() -> Files:
     imports = {name: f"./dashboard/{version}/{file}" for name, file in MODULES.items()}
     import_map = json.dumps({"imports": imports})
     page = (_HERE / "static" / _PAGE).read_text(encoding="utf-8")
-    page = page.replace("{version}", version).replace("{import_map}", import_map)
+    # Each module is found out about when the one that imports it has come: four times there and back.
+    preloads = "\n".join(
+        f'<link rel="modulepreload" href="dashboard/{version}/{name}">'
+        for name in by_name
+        if name.endswith(".js") and name not in _NO_MODULES
+    )
+    page = page.replace("{preloads}", preloads).replace("{version}", version)
+    page = page.replace("{import_map}", import_map)
     return Files(version, by_name, page.encode(), _policy(import_map))
 
 

@@ -10,7 +10,7 @@ import msgspec
 
 from tq.core.errors import TqError
 from tq.core.ops import AnyOp, Cancel, Delete, Retry
-from tq.core.queries import PAGE_MAX, ListTasks, Query, TaskFilter
+from tq.core.queries import PAGE_MAX, GetStats, ListTasks, Query, Stats, TaskFilter
 from tq.core.task import FINAL, State, Task, TaskId
 from tq.engine.ledger import Ledger
 
@@ -82,6 +82,9 @@ async def change_all(
     """
     if not wanted.states:
         wanted = msgspec.structs.replace(wanted, states=_DONE_TO[action])
+    if dry_run and _is_counted(wanted):
+        count = _count(wanted, await read(GetStats()))
+        return Bulk(min(count, limit), 0, more=count > limit)
     left, changed = limit, 0
     before: int | None = None
     while True:
@@ -93,6 +96,22 @@ async def change_all(
         if page.next is None or not left:
             return Bulk(limit - left, changed, more=page.next is not None)
         before = page.next
+
+
+def _is_counted(wanted: TaskFilter) -> bool:
+    """Whether the counters alone tell how many tasks *wanted* means: it names nothing that they do not."""
+    counted = TaskFilter(states=wanted.states, queue=wanted.queue, type=wanted.type)
+    return wanted == counted
+
+
+def _count(wanted: TaskFilter, stats: Stats) -> int:
+    return sum(
+        lane.count
+        for lane in stats.lanes
+        if lane.state in wanted.states
+        and wanted.queue in (None, lane.queue)
+        and wanted.type in (None, lane.type)
+    )
 
 
 def _op(action: Action, task_id: TaskId, *, cascade: bool) -> AnyOp:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tq.api.http import Request, Response, json_response
-from tq.core.keys import KeyId
+from tq.core.keys import KeyId, in_order
 from tq.core.ops import RevokeKey
 from tq.core.queries import GetKeys
 from tq.core.requests import read_key
@@ -22,6 +22,21 @@ async def create(server: Server, request: Request) -> Response:
 async def list_keys(server: Server, request: Request) -> Response:
     """All keys, the oldest first, also those that are good no more; never their texts."""
     return json_response({"keys": [key_view(key) for key in await server.read(GetKeys())]})
+
+
+async def get_current(server: Server, request: Request) -> Response:
+    """What the caller may do: the scopes, and the queues, null being all of them; and by which key.
+
+    `key` is null on a server that asks for none, where everything is allowed.
+    """
+    caller = request.caller
+    key = server.keys.find(KeyId(caller.name))
+    content = {
+        "key": None if key is None else key_view(key),
+        "scopes": in_order(caller.scopes),
+        "queues": None if caller.queues is None else sorted(caller.queues),
+    }
+    return json_response(content)
 
 
 async def revoke(server: Server, request: Request) -> Response:

@@ -6,6 +6,8 @@
 export const BASE = new URL("../../", import.meta.url);
 const KEY = "tq.key";
 const REPEAT_MAX_MS = 10_000;
+const LEARN_AGAIN_MS = 2_000;
+const LATER = [0, 429, 503]; // how a server answers that may answer otherwise in a moment
 
 /** An answer that refuses, or none. `problem` is its body (RFC 9457). */
 export class Refused extends Error {
@@ -18,7 +20,9 @@ export class Refused extends Error {
 
 export const access = {
   key: readKey(),
-  denied: new Set(), // scopes that the key does not have
+  granted: null, // what the key may do, `{key, scopes, queues}`, as the server told it
+  asked: false, // whether the server has been asked for that
+  denied: new Set(), // scopes that were refused
   listeners: new Set(),
   askForKey: null, // set by the shell: shows the dialog, gives a promise of a key
 };
@@ -31,17 +35,26 @@ function readKey() {
   }
 }
 
-/** Use *key* from now on; null forgets it. */
-export function useKey(key) {
+function useKey(key) {
+  if (key === access.key) return;
   access.key = key;
   access.denied = new Set();
   try {
-    if (key === null) sessionStorage.removeItem(KEY);
-    else sessionStorage.setItem(KEY, key);
+    sessionStorage.setItem(KEY, key);
   } catch {
     // Without storage, it lasts as long as the page.
   }
-  changed();
+  learn();
+}
+
+/** Begin anew, without the key. */
+export function forgetKey() {
+  try {
+    sessionStorage.removeItem(KEY);
+  } catch {
+    // It was never there.
+  }
+  location.reload();
 }
 
 function changed() {
@@ -49,7 +62,34 @@ function changed() {
 }
 
 /** Whether the key may, as far as is known: what was refused once is not offered again. */
-export const may = scope => !access.denied.has(scope);
+export const may = scope => (access.granted?.scopes.includes(scope) ?? true) && !access.denied.has(scope);
+
+/** The queues that the key is limited to; null: it is not, as far as is known. */
+export const ownQueues = () => access.granted?.queues ?? null;
+
+const CHANGING = ["submit", "operate", "admin"];
+
+/** Whether the key is for looking alone. */
+export const onlyReads = () => !CHANGING.some(may);
+
+let learning = null; // one question for all that want to know
+
+/** Ask what the key may do. Where there is no answer, everything may be tried. */
+export const learn = () => (learning ??= learnNow().finally(() => (learning = null)));
+
+async function learnNow() {
+  let used;
+  do {
+    used = access.key;
+    try {
+      access.granted = await get("v1/keys/current");
+    } catch (error) {
+      if (LATER.includes(error.status)) setTimeout(learn, LEARN_AGAIN_MS);
+    }
+  } while (used !== access.key);
+  access.asked = true;
+  changed();
+}
 
 let asking = null; // one dialog for all that wait for a key
 

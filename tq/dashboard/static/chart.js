@@ -63,7 +63,7 @@ function options(series, show, width) {
     padding: [8, 18, 0, 0],
     cursor: { drag: { x: false, y: false }, points: { size: 5 } },
     legend: { show: false },
-    scales: { y: { range: (_, low, high) => [0, Math.max(high ?? 0, 1e-3) * 1.15] } },
+    scales: { y: { range: (_, low, high) => [0, (high || 1) * 1.15] } },
     axes: [
       { ...axis, size: 26, space: 70, values: (_, seconds) => seconds.map(each => HOUR.format(each * 1000)), grid: { show: false } },
       { ...axis, size: 58, space: 36, values: (_, ticks) => ticks.map(show), grid: { stroke: faded("quiet", 0.18), width: 1 } },

@@ -6,16 +6,23 @@ const FAILURES_MAX = 12;
 
 export class History {
   constructor() {
+    this.since = Infinity; // what ended before that is not known
+    this.told = new Set(); // tasks of which the stream told before it was seeded
     this.bySecond = new Map(); // second -> [good, bad]
     this.attempts = []; // {at, wait, run, type}, the oldest first
     this.failures = [];
-    this.seen = new Set(); // of the seed, which the stream may tell again
+  }
+
+  /** All that ends from *now* on is going to be told. */
+  begin(now) {
+    this.since = now;
   }
 
   /** Take the events that are ends of attempts. */
   add(events) {
     for (const event of events) {
       if (event.event !== "attempt.finished") continue;
+      this.told?.add(event.task_id);
       const good = event.state === "succeeded";
       this.put(Date.parse(event.at), good, event.wait_ms, event.duration_ms);
       if (event.state === "failed" || event.state === "retrying") this.failures.unshift(event);
@@ -23,10 +30,11 @@ export class History {
     this.trim();
   }
 
-  /** Take *tasks* that had ended before the page was opened. */
-  seed(tasks) {
+  /** Take the last *tasks* that had ended before the page was opened; `isWhole`: there are no others. */
+  seed(tasks, { isWhole }) {
     const known = new Set(this.failures.map(each => each.task_id));
-    const ended = tasks.filter(each => each.started_at && each.finished_at);
+    const ended = tasks.filter(each => each.started_at && each.finished_at && !this.told.has(each.id));
+    this.told = null;
     for (const task of ended.sort((a, b) => a.finished_at.localeCompare(b.finished_at))) {
       const [run, started, finished] = [task.run_at, task.started_at, task.finished_at].map(Date.parse);
       this.put(finished, task.state === "succeeded", Math.max(0, started - run), finished - started);
@@ -35,6 +43,8 @@ export class History {
         this.failures.push({ task_id, type, queue, state, reason, attempt, at });
       }
     }
+    const first = Math.min(...ended.map(each => Date.parse(each.finished_at)));
+    this.since = isWhole ? 0 : Math.min(this.since, first);
     this.attempts.sort((a, b) => a.at - b.at);
     this.failures.sort((a, b) => b.at.localeCompare(a.at));
     this.trim();
@@ -69,7 +79,7 @@ export class History {
     return sum;
   }
 
-  /** For a chart: seconds, attempts a second, failed ones a second, in steps of *step* over *span*. */
+  /** For a chart: seconds, attempts a second, failed ones a second, in steps of *step* over *span*; null: not known. */
   rates(span, step, now) {
     const end = Math.floor(now / 1000 / step) * step;
     const columns = [[], [], []];
@@ -80,9 +90,10 @@ export class History {
         all += good + failed;
         bad += failed;
       }
+      const isKnown = from * 1000 >= this.since;
       columns[0].push(from);
-      columns[1].push(all / step);
-      columns[2].push(bad / step);
+      columns[1].push(isKnown ? all / step : null);
+      columns[2].push(isKnown ? bad / step : null);
     }
     return columns;
   }

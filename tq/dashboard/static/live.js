@@ -1,6 +1,6 @@
 // What happens on the server, as it happens: one stream for the whole page, told once a frame.
 
-import { follow } from "./api.js";
+import { follow, ownQueues } from "./api.js";
 
 const HELD_MAX = 2_000; // events between two frames; of more, the oldest are left out
 
@@ -24,8 +24,9 @@ export function listenState(told) {
   return () => states.delete(told);
 }
 
-/** Open the stream, for as long as the page is there. */
+/** Open the stream, for as long as the page is there. There is none of some queues: of one, or of all. */
 export function start() {
+  if (ownQueues()?.length > 1) return setState("refused");
   const forEver = new AbortController().signal;
   follow("v1/events", take, { signal: forEver, onState: setState }).catch(() => setState("refused"));
 }

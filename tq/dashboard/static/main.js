@@ -1,11 +1,13 @@
 // The shell: where the reader is, the way to everywhere, the key, the theme, the keyboard.
 
 import { render } from "preact";
-import { useEffect, useRef, useState } from "preact/hooks";
-import { BASE, access, useKey } from "./api.js";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
+import { BASE, access, forgetKey, learn, may, onlyReads, ownQueues } from "./api.js";
 import { start } from "./live.js";
 import { go, here, to } from "./router.js";
-import { Dialog, Empty, Field, FocusHeading, Page, Told, html, useLive } from "./ui.js";
+import { quoted } from "./search.js";
+import { plural } from "./text.js";
+import { Dialog, Empty, Field, FocusHeading, Loading, Page, Told, html, useAccess, useLive } from "./ui.js";
 import { Dead } from "./dead.js";
 import { Overview, keepHistory } from "./overview.js";
 import { Queues } from "./queues.js";
@@ -15,13 +17,14 @@ import { Tasks } from "./tasks.js";
 import { Types } from "./types.js";
 import { Workers } from "./workers.js";
 
+/** Name in the address, title, page, picture; and whether it is of all queues, which not every key may see. */
 const PAGES = [
   ["overview", "Overview", Overview, "M3 12h4l3-8 4 16 3-8h4"],
   ["tasks", "Tasks", Tasks, "M4 6h16M4 12h16M4 18h10"],
   ["queues", "Queues", Queues, "M4 5h16v4H4zM4 15h16v4H4z"],
-  ["dead", "Dead letters", Dead, "M6 6l12 12M18 6L6 18"],
-  ["schedules", "Schedules", Schedules, "M12 7v5l3 3M12 3a9 9 0 1 0 .01 0"],
-  ["workers", "Workers", Workers, "M4 4h7v7H4zM13 4h7v7h-7zM4 13h7v7H4zM13 13h7v7h-7z"],
+  ["dead", "Dead letters", Dead, "M6 6l12 12M18 6L6 18", true],
+  ["schedules", "Schedules", Schedules, "M12 7v5l3 3M12 3a9 9 0 1 0 .01 0", true],
+  ["workers", "Workers", Workers, "M4 4h7v7H4zM13 4h7v7h-7zM4 13h7v7H4zM13 13h7v7h-7z", true],
   ["types", "Types", Types, "M8 6l-5 6 5 6M16 6l5 6-5 6"],
 ];
 
@@ -56,17 +59,33 @@ function App() {
     return () => window.removeEventListener("hashchange", moved);
   }, []);
   useKeyboard(() => setHelp(true));
-  const [name = "overview", id] = place.parts;
-  const found = PAGES.find(([each]) => each === name)?.[2];
-  const page = name === "tasks" && id !== undefined ? html`<${Task} key=${id} id=${id} />` : found ? html`<${found} key=${name} id=${id} query=${place.query} />` : html`<${Lost} />`;
+  const [name = "overview"] = place.parts;
   return html`<${FocusHeading} value=${focus}>
     <a class="skip" href="#main" onClick=${skip}>Skip to the page</a>
     <${Nav} current=${name} openHelp=${() => setHelp(true)} />
-    <main id="main" tabindex="-1">${page}</main>
+    <main id="main" tabindex="-1"><${Place} place=${place} /></main>
     <${Told} /><${KeyDialog} />
     ${help && html`<${Help} close=${() => setHelp(false)} />`}
   <//>`;
 }
+
+/** The page of a place, once it is known what the key may see of it. */
+function Place({ place }) {
+  const [name = "overview", id] = place.parts;
+  const [, title = "tq", shown, , isOfAll] = PAGES.find(([each]) => each === name) ?? [];
+  const asked = useAccess(() => access.asked);
+  const mayRead = useAccess(() => may("read"));
+  const queues = useAccess(ownQueues);
+  if (!shown) return html`<${Lost} />`;
+  if (!asked) return html`<${Page} title=${title}><${Loading} /><//>`;
+  if (!mayRead) return html`<${Page} title=${title}><${Empty} title="This key may not look">What is shown here needs a key with the scope <code>read</code>; this one has ${access.granted?.scopes.join(", ")}.<//><//>`;
+  if (isOfAll && queues) return html`<${OfAll} title=${title} queues=${queues} />`;
+  if (name === "tasks" && id !== undefined) return html`<${Task} key=${id} id=${id} />`;
+  return html`<${shown} key=${name} id=${id} query=${place.query} />`;
+}
+
+const OfAll = ({ title, queues }) => html`<${Page} title=${title}><${Empty} title="This is of all queues">
+  This key is for ${queues.length === 1 ? "one" : "some"}. ${title === "Dead letters" ? html`What failed there: ${queues.map(each => html`<a key=${each} class="user" href=${to("tasks", { q: `state:failed queue:${quoted(each)}` })}>${each}</a> `)}` : html`Go to <a href=${to("queues")}>its queues</a>.`}<//><//>`;
 
 function skip(event) {
   event.preventDefault();
@@ -78,19 +97,20 @@ const Lost = () => html`<${Page} title="Nothing here"><${Empty} title="There is 
 const Icon = ({ path }) => html`<svg class="icon" viewBox="0 0 24 24" aria-hidden="true"><path d=${path} /></svg>`;
 
 function Nav({ current, openHelp }) {
+  const queues = useAccess(ownQueues);
   const list = useRef();
   useEffect(() => {
     // Where the bar is narrow, it shows where one is.
     list.current.querySelector("[aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" });
   }, [current]);
   return html`<header class="bar">
-    <a class="brand" href=${to("overview")}><svg viewBox="0 0 32 32" aria-hidden="true"><path d="M5 9h22M5 16h14M5 23h7" /></svg><span>tq</span></a>
+    <a class="brand" href=${to("overview")}><svg viewBox="0 0 32 32" aria-hidden="true"><path d="M5 9h22M5 16h14M5 23h7" /></svg><span>tq</span></a><${Limits} />
     <nav aria-label="Pages"><ul ref=${list}>
-      ${PAGES.map(([name, title, , path]) => html`<li key=${name}><a href=${to(name)} aria-current=${name === current ? "page" : undefined}><${Icon} path=${path} /><span>${title}</span></a></li>`)}
+      ${PAGES.filter(each => !queues || !each[4]).map(([name, title, , path]) => html`<li key=${name}><a href=${to(name)} aria-current=${name === current ? "page" : undefined}><${Icon} path=${path} /><span>${title}</span></a></li>`)}
       <li><a href=${new URL("docs", BASE).href}><${Icon} path="M5 4h11l3 3v13H5zM9 11h6M9 15h6" /><span>API</span></a></li>
     </ul></nav>
     <div class="bar-end"><${LiveMark} /><${ThemeButton} />
-      ${access.key && html`<button class="plain" onClick=${() => { useKey(null); location.reload(); }}>Forget key</button>`}
+      ${access.key && html`<button class="plain" onClick=${forgetKey}>Forget key</button>`}
       <button class="plain" onClick=${openHelp} aria-label="Keyboard help" title="Keyboard help (?)">?</button></div>
   </header>`;
 }
@@ -100,6 +120,16 @@ const MARKS = { live: ["live", "Live"], lost: ["lost", "Connecting …"], refuse
 function LiveMark() {
   const [kind, text] = MARKS[useLive()];
   return html`<span class=${`mark ${kind}`} role="status">${text}</span>`;
+}
+
+/** What the key is not for. */
+function Limits() {
+  const isReader = useAccess(onlyReads);
+  const queues = useAccess(ownQueues);
+  if (!isReader && !queues) return null;
+  return html`<p class="limits" role="status">
+    ${isReader && html`<span class="chip" title="This key may look, and change nothing.">read-only</span>`}
+    ${queues && html`<span class="chip user" title=${`This key is for ${queues.join(", ")}.`}>${queues.length === 1 ? queues[0] : plural(queues.length, "queue")}</span>`}</p>`;
 }
 
 const THEMES = { auto: ["◑", "as the system"], light: ["☀", "light"], dark: ["☾", "dark"] };
@@ -126,10 +156,13 @@ function ThemeButton() {
 function KeyDialog() {
   const [asked, setAsked] = useState(null);
   const input = useRef();
-  useEffect(() => {
+  useLayoutEffect(() => {
+    // Before anything can be asked.
     access.askForKey = wrong => new Promise(resolve => setAsked({ wrong, resolve }));
-    start();
-    return keepHistory();
+    learn().then(() => {
+      start();
+      keepHistory();
+    });
   }, []);
   if (!asked) return null;
   const give = event => {

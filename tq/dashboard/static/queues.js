@@ -5,7 +5,7 @@ import { pathOf, send } from "./api.js";
 import { to } from "./router.js";
 import { quoted } from "./search.js";
 import { count, duration, plural } from "./text.js";
-import { Action, Confirm, Dialog, Empty, Field, Loading, Page, Problem, Since, State, html, useData } from "./ui.js";
+import { Action, Confirm, Dialog, Empty, Field, Loading, MaySubmit, Page, Problem, Since, State, html, useData } from "./ui.js";
 
 const POLL_MS = 3000;
 /** The columns of counts, and the states that each counts. */
@@ -18,7 +18,7 @@ export function Queues() {
   return html`<${Page} title="Queues">
     <${Problem} error=${error} retry=${reload} />
     ${!data && !error && html`<${Loading} />`}
-    ${data?.queues.length === 0 && html`<${Empty} title="No queues yet">A queue is there as soon as a task names it. <a href=${to("types")}>Submit one</a>.<//>`}
+    ${data?.queues.length === 0 && html`<${Empty} title="No queues yet">A queue is there as soon as a task names it. <${MaySubmit}><a href=${to("types")}>Submit one</a>.<//><//>`}
     ${data?.queues.length > 0 && html`<div class="scroll"><table class="stacked">
       <thead><tr><th>Queue</th>${COLUMNS.map(([title]) => html`<th class="num" key=${title}>${title}</th>`)}<th>Oldest</th><th>Rules</th><th><span class="sr">Actions</span></th></tr></thead>
       <tbody>${data.queues.map(queue => html`<${Row} key=${queue.queue} queue=${queue} reload=${reload} edit=${() => setEdited(queue)} purge=${setPurged} />`)}</tbody></table></div>`}

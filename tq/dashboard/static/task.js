@@ -5,7 +5,7 @@ import { BASE, access, ask, follow, pathOf, send } from "./api.js";
 import { to, go } from "./router.js";
 import { ENDED } from "./search.js";
 import { duration, members, plural, shellWord } from "./text.js";
-import { Action, Ago, Card, Confirm, Copy, Dialog, Json, Loading, Moment, Page, Problem, Since, State, html, useData } from "./ui.js";
+import { Action, Ago, Card, Confirm, Copy, Dialog, Json, Loading, MaySubmit, Moment, Page, Problem, Since, State, html, useData } from "./ui.js";
 
 const LOGS_MAX = 500;
 const AGAIN_MS = 300;
@@ -25,9 +25,9 @@ export function Task({ id }) {
   };
   const actions = html`${!ended && html`<${Action} act=${() => setAsking("cancel")}>Cancel<//>`}
     ${ended && html`<${Action} kind="primary" act=${retry} done="It waits again.">Retry<//>`}
-    <a class="button" href=${to("types", task.type, { from: id })}>${ended ? "Retry with another payload" : "Submit one like it"}</a>
+    <${MaySubmit}><a class="button" href=${to("types", task.type, { from: id })}>${ended ? "Retry with another payload" : "Submit one like it"}</a><//>
     ${ended && html`<${Action} act=${() => setAsking("delete")}>Delete<//>`}
-    <button onClick=${() => setAsking("curl")}>As curl</button>`;
+    <${MaySubmit}><button onClick=${() => setAsking("curl")}>As curl</button><//>`;
   return html`<${Page} title=${`${task.type} ${id}`} heading=${html`<span class="user">${task.type}</span> <span class="user id">${id}</span>`}
       note=${html`<${State} state=${task.state} reason=${task.reason} /> ${task.cancel_requested && html`<span class="chip">asked to stop</span>`}`} actions=${actions}>
     <${Problem} error=${error} retry=${reload} />

@@ -1,13 +1,14 @@
 // All tasks: one search box, a page of them, and what can be done to some or to all that match.
 
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
-import { get, pathOf, send } from "./api.js";
+import { get, ownQueues, pathOf, send } from "./api.js";
 import { go, to } from "./router.js";
 import { ENDED, STATES, WAITING, parse, suggest, withWord } from "./search.js";
 import { count, plural } from "./text.js";
-import { Action, Ago, Confirm, Empty, Held, Loading, Page, Problem, State, html, useData, useMay, useScrolled } from "./ui.js";
+import { Action, Ago, Confirm, Empty, Held, Loading, MaySubmit, Page, Problem, State, html, useAccess, useData, useMay, useScrolled } from "./ui.js";
 
 const PAGE = 50;
+const HINT = 'state:failed queue:mail error:"timed out" created:2h …  or an id';
 const AT_ONCE = 6; // requests beside each other, where some are to be changed one by one
 
 export function Tasks({ query }) {
@@ -18,7 +19,11 @@ export function Tasks({ query }) {
   const [everything, setEverything] = useState(false);
   const asked = useMemo(() => parse(q, Date.now()), [q]);
   const held = scrolled || cursor !== "" || selected.size > 0;
-  const path = asked.faults.length ? null : listPath(asked, cursor);
+  const queues = useAccess(ownQueues);
+  const maySubmit = useMay("submit");
+  // There is no list of some queues: of one, or of all.
+  const isUnsaid = queues?.length > 1 && asked.id === null && !asked.filter.queue;
+  const path = asked.faults.length || isUnsaid ? null : listPath(asked, cursor);
   const { data, error, reload, missed } = useData(path, { on: isOfTask, held, read });
   const show = () => {
     window.scrollTo(0, 0);
@@ -31,9 +36,10 @@ export function Tasks({ query }) {
   const before = useRef([]);
   const tasks = data?.tasks ?? [];
   const chosen = tasks.filter(each => selected.has(each.id));
-  return html`<${Page} title="Tasks" actions=${html`<a class="button primary" href=${to("types")}>Submit a task</a>`}>
+  return html`<${Page} title="Tasks" actions=${maySubmit && html`<a class="button primary" href=${to("types")}>Submit a task</a>`}>
     <${Search} q=${q} wanted=${query.get("focus") === "search"} />
     <${Quick} q=${q} />
+    ${isUnsaid && html`<${Empty} title="Which queue?">This key is for some: ${queues.map(each => html`<a key=${each} class="user" href=${to("tasks", { q: withWord(q, "queue", each) })}>${each}</a> `)}<//>`}
     ${asked.faults.map(each => html`<div class="problem" role="alert" key=${each}>${each}</div>`)}
     <${Problem} error=${error} retry=${reload} />
     <${Held} missed=${missed} show=${show} />
@@ -104,7 +110,7 @@ function Search({ q, wanted }) {
   };
   return html`<form class="search" role="search" onSubmit=${event => { event.preventDefault(); search(); }}>
     <label class="sr" for="search">Search tasks</label>
-    <input id="search" ref=${input} type="text" value=${text} placeholder="state:failed queue:mail error:&quot;timed out&quot; created:2h …  or an id" autocomplete="off" autocapitalize="off" spellcheck=${false}
+    <input id="search" ref=${input} type="text" value=${text} placeholder=${HINT} autocomplete="off" autocapitalize="off" spellcheck=${false}
       role="combobox" aria-expanded=${items.length > 0} aria-controls="suggestions" aria-autocomplete="list" aria-activedescendant=${items[at] ? `suggestion-${at}` : undefined}
       onInput=${typed} onKeyDown=${keys} onFocus=${() => setOpen(true)} onBlur=${() => setOpen(false)} />
     <button>Search</button>
@@ -120,7 +126,9 @@ function useKnown(wanted) {
   const [known, setKnown] = useState(null);
   useEffect(() => {
     if (!wanted || known) return;
-    const all = Promise.all([get("v1/queues"), get("v1/types"), get("v1/schedules")]);
+    // Types and schedules are of all queues, and not for a key that is for some.
+    const others = ownQueues() ? [{ types: [] }, { schedules: [] }] : [get("v1/types"), get("v1/schedules")];
+    const all = Promise.all([get("v1/queues"), ...others]);
     all.then(
       ([{ queues }, { types }, { schedules }]) =>
         setKnown({ queue: queues.map(each => each.queue), type: types.map(each => each.type), schedule: schedules.map(each => each.name) }),
@@ -143,7 +151,7 @@ const Nothing = ({ q, next }) =>
     ? html`<${Empty} title="None on this page">What one page looks at has a bound. Go on with Older.<//>`
     : q
       ? html`<${Empty} title="No task matches">Ended tasks are kept for a day, failed ones for a week. <a href=${to("tasks")}>Show all tasks</a>.<//>`
-      : html`<${Empty} title="No tasks yet">Tasks are shown here as they are submitted. <a href=${to("types")}>Submit the first one</a>.<//>`;
+      : html`<${Empty} title="No tasks yet">Tasks are shown here as they are submitted. <${MaySubmit}><a href=${to("types")}>Submit the first one</a>.<//><//>`;
 
 function Pager({ q, cursor, next, before }) {
   if (!cursor && !next) return null;
@@ -158,6 +166,7 @@ function Pager({ q, cursor, next, before }) {
 // The table
 
 function Table({ tasks, selected, select }) {
+  const mayChange = useMay("operate");
   const all = tasks.every(each => selected.has(each.id));
   const toggle = id => {
     const next = new Set(selected);
@@ -166,9 +175,9 @@ function Table({ tasks, selected, select }) {
   };
   const everyone = () => select(all ? new Set() : new Set(tasks.map(each => each.id)));
   return html`<div class="scroll"><table class="tasks">
-    <thead><tr><th class="pick"><input type="checkbox" aria-label="Select all on this page" checked=${all} onClick=${everyone} /></th>
+    <thead><tr>${mayChange && html`<th class="pick"><input type="checkbox" aria-label="Select all on this page" checked=${all} onClick=${everyone} /></th>`}
       <th>State</th><th>Type</th><th>Task</th><th>Queue</th><th class="num">Attempt</th><th>Submitted</th></tr></thead>
-    <tbody>${tasks.map(task => html`<${Row} key=${task.id} task=${task} checked=${selected.has(task.id)} toggle=${toggle} />`)}</tbody>
+    <tbody>${tasks.map(task => html`<${Row} key=${task.id} task=${task} checked=${selected.has(task.id)} toggle=${mayChange ? toggle : null} />`)}</tbody>
   </table></div>`;
 }
 
@@ -176,7 +185,7 @@ function Row({ task, checked, toggle }) {
   const { id, type, queue, state, reason, attempt, max_attempts, created_at, errors, progress, tags = [], key } = task;
   const last = errors.at(-1);
   return html`<tr data-row class=${checked ? "chosen" : ""}>
-    <td class="pick"><input type="checkbox" aria-label=${`Select ${id}`} checked=${checked} onClick=${() => toggle(id)} /></td>
+    ${toggle && html`<td class="pick"><input type="checkbox" aria-label=${`Select ${id}`} checked=${checked} onClick=${() => toggle(id)} /></td>`}
     <td><${State} state=${state} reason=${reason} />${state === "running" && progress && html`<progress value=${progress.fraction ?? 0} aria-label="Progress"></progress>`}</td>
     <td class="user type">${type}</td>
     <td class="main"><a data-open class="id" href=${to("tasks", id)}>${id}</a>

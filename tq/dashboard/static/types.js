@@ -1,30 +1,41 @@
 // Types: what is handled here, and submitting a task, by a form or as JSON.
 
 import { useEffect, useState } from "preact/hooks";
-import { ask, pathOf } from "./api.js";
+import { ask, ownQueues, pathOf } from "./api.js";
 import { Fields, fieldsOf, startOf, textOf } from "./form.js";
 import { go, to } from "./router.js";
 import { duration, members, pretty } from "./text.js";
-import { Card, Empty, Field, Loading, Page, Problem, html, tell, useData, useMay } from "./ui.js";
+import { Card, Empty, Field, Json, Loading, MaySubmit, Page, Problem, html, tell, useAccess, useData, useMay } from "./ui.js";
+
+/** What is known of the types to a key that is for some queues: nothing, as they are of all. */
+const UNKNOWN = { types: [], anything: true };
 
 export function Types({ id, query }) {
-  const { data, error, reload } = useData("v1/types");
+  const queues = useAccess(ownQueues);
+  const maySubmit = useMay("submit");
+  const { data: told, error, reload } = useData(queues ? null : "v1/types");
+  const data = queues ? UNKNOWN : told;
   const from = query.get("from");
   const type = data?.types.find(each => each.type === id);
-  return html`<${Page} key=${id ?? ""} title=${id ? `Submit ${id}` : "Types"} heading=${id ? html`Submit <span class="user">${id}</span>` : "Types"} note=${type?.description}>
+  return html`<${Page} key=${id ?? ""} title=${id ? `${maySubmit ? "Submit " : ""}${id}` : "Types"} heading=${id ? html`${maySubmit && "Submit "}<span class="user">${id}</span>` : "Types"} note=${type?.description}>
     <${Problem} error=${error} retry=${reload} />
     ${!data && !error && html`<${Loading} />`}
-    ${data && id !== undefined && html`<${Submit} key=${`${id} ${from}`} type=${type ?? { type: id, payload: true }} from=${from} />`}
+    ${data && id !== undefined && (maySubmit ? html`<${Submit} key=${`${id} ${from}`} type=${type ?? { type: id, payload: true }} from=${from} />` : html`<${Taken} type=${type} />`)}
     ${data && id === undefined && html`<${List} data=${data} />`}
   <//>`;
 }
 
+/** What a type takes, for a key that may not submit. */
+const Taken = ({ type }) => html`<${Card} title="Payload" note="its JSON Schema">${type ? html`<${Json} text=${JSON.stringify(type.payload)} label="Schema" />` : html`<p class="quiet">Nothing is known of it here.</p>`}<//>
+  <p class="quiet">This key may not submit.</p>`;
+
 function List({ data }) {
-  return html`${data.types.length > 0 && html`<div class="scroll"><table>
+  return html`${data.types.length > 0 && html`<div class="scroll"><table class="stacked">
     <thead><tr><th>Type</th><th>What it does</th><th>Payload</th><th>Queue</th><th class="num">Time-out</th><th class="num">Attempts</th><th>Runs in</th></tr></thead>
     <tbody>${data.types.map(each => html`<tr key=${each.type} data-row><td class="name"><a data-open class="user" href=${to("types", each.type)}>${each.type}</a></td><td class="user wide">${each.description}</td>
-      <td><code>${signature(each.payload)}</code></td><td>${each.queue}</td><td class="num">${duration(each.timeout * 1000)}</td><td class="num">${each.max_attempts}</td><td>${each.runs}</td></tr>`)}</tbody></table></div>`}
-    ${data.anything && html`<${AnyType} />`}
+      <td class="rules" data-label="Payload"><code>${signature(each.payload)}</code></td><td class="user" data-label="Queue">${each.queue}</td><td class="num" data-label="Time-out">${duration(each.timeout * 1000)}</td>
+      <td class="num" data-label="Attempts">${each.max_attempts}</td><td data-label="Runs in">${each.runs}</td></tr>`)}</tbody></table></div>`}
+    ${data.anything && html`<${MaySubmit}><${AnyType} /><//>`}
     ${!data.anything && !data.types.length && html`<${Empty} title="No handlers">This server does nothing yet: start it as <code>tq serve module:app</code>.<//>`}`;
 }
 
@@ -55,12 +66,11 @@ const OPTIONS = [
 ];
 
 function Submit({ type, from }) {
-  const allowed = useMay("submit");
   const fields = fieldsOf(type.payload);
   const [values, setValues] = useState(() => startOf(fields ?? []));
   const [text, setText] = useState(fields ? "" : "{}");
   const [asText, setAsText] = useState(!fields);
-  const [options, setOptions] = useState({});
+  const [options, setOptions] = useState(() => ({ queue: ownQueues()?.[0] ?? "" }));
   const [fault, setFault] = useState(null);
   useEffect(() => {
     if (!from) return;
@@ -100,7 +110,7 @@ function Submit({ type, from }) {
     <${Card} title="Options"><div class="form grid">${OPTIONS.map(([name, label, hint]) => html`<${Field} key=${name} label=${label} hint=${hint}>
       <input type="text" value=${options[name] ?? ""} placeholder=${type[name] ?? ""} autocomplete="off" spellcheck=${false} onInput=${event => setOptions({ ...options, [name]: event.target.value })} /><//>`)}</div><//>
     <${Problem} error=${fault} />
-    ${allowed ? html`<button class="primary">Submit</button>` : html`<p class="quiet">This key may not submit.</p>`}
+    <button class="primary">Submit</button>
   </form>`;
 }
 

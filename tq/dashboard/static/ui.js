@@ -43,6 +43,8 @@ export function Since({ at }) {
 
 const RELOAD_MS = 700; // between two reloads for the sake of what happens
 
+const UNTOLD_MS = 5000; // between two reloads where nothing tells what happens
+
 /**
  * What is at *path*: `{data, error, reload}`; `data` is the last good one. With `every`, asked again and again; with
  * `on`, when an event comes for which it is true, unless `held`, which counts them instead in `missed`.
@@ -50,51 +52,56 @@ const RELOAD_MS = 700; // between two reloads for the sake of what happens
 export function useData(path, { every = 0, on = null, held = false, read = get } = {}) {
   const [state, setState] = useState({ path, data: null, error: null });
   const [missed, setMissed] = useState(0);
-  const [turn, setTurn] = useState(0);
-  const reload = useCallback(() => setTurn(each => each + 1), []);
+  const [turn, setTurn] = useState({ changes: null }); // for the sake of how many; null: the reader wants it
+  const isLive = useLive() !== "refused";
+  const reload = useCallback(() => setTurn({ changes: null }), []);
+  const now = useRef({});
+  now.current = { on, held, shown: state.data && !state.error && state.path };
   useEffect(() => {
     if (path === null) return undefined;
     const controller = new AbortController();
     setMissed(0);
     read(path, { signal: controller.signal }).then(
-      data => setState({ path, data, error: null }),
+      data => {
+        // The reader may have begun to read while it was asked for.
+        const moves = turn.changes !== null && now.current.held && now.current.shown === path;
+        if (moves) setMissed(each => each + turn.changes);
+        else setState({ path, data, error: null });
+      },
       error => error.name !== "AbortError" && setState(old => ({ path, data: old.path === path ? old.data : null, error })),
     );
     return () => controller.abort();
   }, [path, turn]);
   useEffect(() => {
     // What does not answer is asked again, by and by.
-    const wait = state.error && (state.error.status === 0 || state.error.status === 503) ? 2000 : every;
+    const isAway = state.error && (state.error.status === 0 || state.error.status === 503);
+    const wait = isAway ? 2000 : every || (on && !isLive ? UNTOLD_MS : 0);
     if (!wait) return undefined;
-    const timer = setInterval(() => document.hidden || reload(), wait);
+    const timer = setInterval(() => document.hidden || (now.current.held && !isAway) || setTurn({ changes: 0 }), wait);
     return () => clearInterval(timer);
-  }, [every, state.error]);
-  const now = useRef({});
-  now.current = { on, held };
+  }, [every, state.error, isLive]);
   useEffect(() => {
     if (!on) return undefined;
     let timer = 0;
-    let again = false;
+    let waiting = 0; // changes for which nothing is asked yet
     const quiet = () => {
       timer = 0;
-      if (!again) return;
-      again = false;
       // The reader may have begun to read meanwhile.
-      if (now.current.held) setMissed(each => each + 1);
-      else go();
+      if (!now.current.held) return go();
+      setMissed(each => each + waiting);
+      waiting = 0;
     };
     const go = () => {
-      again = false;
-      if (timer) again = true;
-      else {
-        timer = setTimeout(quiet, RELOAD_MS);
-        reload();
-      }
+      if (timer || !waiting) return;
+      timer = setTimeout(quiet, RELOAD_MS);
+      setTurn({ changes: waiting });
+      waiting = 0;
     };
     const stop = listen((events, others) => {
       const hits = events.filter(now.current.on).length + (others ? 1 : 0);
-      if (hits && now.current.held) setMissed(each => each + hits);
-      else if (hits) go();
+      if (hits && now.current.held) return setMissed(each => each + hits);
+      waiting += hits;
+      go();
     });
     return () => {
       stop();
@@ -124,17 +131,23 @@ export function useLive() {
   return state;
 }
 
-/** Whether the key may do what needs *scope*, as far as is known. */
-export function useMay(scope) {
-  const [allowed, setAllowed] = useState(may(scope));
+/** What *look* finds of what the key may do, kept up to date. */
+export function useAccess(look) {
+  const [, setTurn] = useState(0);
   useEffect(() => {
-    const look = () => setAllowed(may(scope));
-    access.listeners.add(look);
-    look();
-    return () => access.listeners.delete(look);
-  }, [scope]);
-  return allowed;
+    const again = () => setTurn(each => each + 1);
+    access.listeners.add(again);
+    again();
+    return () => access.listeners.delete(again);
+  }, []);
+  return look();
 }
+
+/** Whether the key may do what needs *scope*, as far as is known. */
+export const useMay = scope => useAccess(() => may(scope));
+
+/** *children* for whom may submit. */
+export const MaySubmit = ({ children }) => useMay("submit") && children;
 
 // Telling
 
