@@ -298,12 +298,12 @@ WHERE keep_until IS NOT NULL AND keep_until <= $1
 ORDER BY keep_until, seq LIMIT $2
 FOR UPDATE SKIP LOCKED
 """
+# What is to be deleted is chosen once: as a part of the join that deletes, it might be chosen again and again.
 DELETE_OLD_REQUESTS: Final = """
-WITH old AS (
-    DELETE FROM requests WHERE key IN (
-        SELECT key FROM requests WHERE until <= $1 ORDER BY until LIMIT $2 FOR UPDATE SKIP LOCKED
-    )
-    RETURNING key
+WITH old AS MATERIALIZED (
+    SELECT key FROM requests WHERE until <= $1 ORDER BY until LIMIT $2 FOR UPDATE SKIP LOCKED
+), gone AS (
+    DELETE FROM requests USING old WHERE requests.key = old.key
 )
 SELECT count(*) FROM old
 """
@@ -355,21 +355,22 @@ ON CONFLICT (writer, lane, state) DO UPDATE SET count = counters.count + exclude
 """
 # A sum is the same in whosever row it is. Those who have written lately keep theirs.
 FOLD_COUNTS: Final = """
-WITH old AS (
-    DELETE FROM counters WHERE (writer, lane, state) IN (
-        SELECT writer, lane, state FROM counters
-        WHERE writer <> $1 AND NOT EXISTS (
-            SELECT 1 FROM writers WHERE writers.writer = counters.writer AND seen_at > $2
-        )
-        LIMIT $3 FOR UPDATE SKIP LOCKED
+WITH old AS MATERIALIZED (
+    SELECT writer, lane, state FROM counters
+    WHERE writer <> $1 AND NOT EXISTS (
+        SELECT 1 FROM writers WHERE writers.writer = counters.writer AND seen_at > $2
     )
-    RETURNING lane, state, count
+    LIMIT $3 FOR UPDATE SKIP LOCKED
+), gone AS (
+    DELETE FROM counters USING old
+    WHERE (counters.writer, counters.lane, counters.state) = (old.writer, old.lane, old.state)
+    RETURNING counters.lane, counters.state, counters.count
 ), folded AS (
     INSERT INTO counters (writer, lane, state, count)
-    SELECT $1, lane, state, sum(count) FROM old GROUP BY lane, state ORDER BY lane, state
+    SELECT $1, lane, state, sum(count) FROM gone GROUP BY lane, state ORDER BY lane, state
     ON CONFLICT (writer, lane, state) DO UPDATE SET count = counters.count + excluded.count
 )
-SELECT count(*) FROM old
+SELECT count(*) FROM gone
 """
 DELETE_OLD_TYPES: Final = "DELETE FROM types WHERE said_at <= $1"
 DELETE_OLD_WRITERS: Final = "DELETE FROM writers WHERE writer <> $1 AND seen_at <= $2"
