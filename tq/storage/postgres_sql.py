@@ -298,7 +298,7 @@ WHERE keep_until IS NOT NULL AND keep_until <= $1
 ORDER BY keep_until, seq LIMIT $2
 FOR UPDATE SKIP LOCKED
 """
-# What is to be deleted is chosen once: as a part of the join that deletes, it might be chosen again and again.
+# What goes is chosen once: as a part of the join that deletes, it might be chosen again and again.
 DELETE_OLD_REQUESTS: Final = """
 WITH old AS MATERIALIZED (
     SELECT key FROM requests WHERE until <= $1 ORDER BY until LIMIT $2 FOR UPDATE SKIP LOCKED
