@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 import pytest
 from process import Server, Site, wait_until
-from tiers import tiered
+from tiers import slow, tiered
 
 from tq.core import ops
 from tq.core.task import Json, NewTask, TaskId
@@ -26,11 +26,21 @@ NOW = 1_700_000_000_000
 MANY = 20_000
 
 
-def tq_db(*args: str, cwd: Path) -> subprocess.Popen[str]:
+# As from a terminal, even if whoever runs the tests ignores signals.
+BEGIN = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_{hang_up})
+from tq.cli.main import main
+main()
+"""
+
+
+def tq_db(*args: str, cwd: Path, hang_up: str = "DFL") -> subprocess.Popen[str]:
     """``tq db`` *args*, begun."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TQ_")}
     return subprocess.Popen(
-        [sys.executable, "-m", "tq", "db", *args],
+        [sys.executable, "-c", BEGIN.format(hang_up=hang_up), "db", *args],
         cwd=cwd,
         env=environment,
         stdout=subprocess.PIPE,
@@ -205,6 +215,16 @@ def test_a_copy_into_a_file_that_is_ended_leaves_nothing(site: Site, number: sig
     process.send_signal(number)
     assert ended(process)[0] == 130
     assert list(folder.iterdir()) == []
+
+
+@slow
+def test_a_copy_under_nohup_outlives_its_terminal(site: Site) -> None:
+    fill(site.db, MANY)
+    target = site.folder / "target.db"
+    process = tq_db("copy", f"sqlite:///{site.db}", f"sqlite:///{target}", cwd=site.folder, hang_up="IGN")
+    wait_until(target.exists, lambda: "it did not begin", every_s=0.005)
+    process.send_signal(signal.SIGHUP)
+    assert ended(process)[0] == 0
 
 
 @pytest.mark.parametrize("bytes_free", tiered([600_000, 1, 5_000, 100_000]))

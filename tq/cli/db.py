@@ -86,14 +86,15 @@ def copy_command(*, source: str, target: str, as_json: bool) -> None:
 @contextmanager
 def _undone_by_signals() -> Iterator[None]:
     """Within, whatever asks this process to end does it as Ctrl+C does: what has been made is undone."""
-    before = {
-        each: signal.signal(each, signal.default_int_handler) for each in (signal.SIGTERM, signal.SIGHUP)
-    }
+    # What is ignored stays ignored, as SIGHUP is under nohup.
+    ends = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) == signal.SIG_DFL]
+    for each in ends:
+        signal.signal(each, signal.default_int_handler)
     try:
         yield
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        for each in ends:
+            signal.signal(each, signal.SIG_DFL)
 
 
 def _shown(url: str) -> str:
