@@ -97,6 +97,8 @@ class SqliteSide:
             try:
                 if version := schema_version(db, self._path):
                     self._check_version(version)
+                # What is compared sorts all tasks, which are not to be in memory.
+                db.pragma("temp_store", "FILE")
                 db.execute("BEGIN IMMEDIATE")
             except BaseException:
                 db.close(True)
