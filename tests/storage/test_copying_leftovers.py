@@ -187,6 +187,8 @@ def test_a_source_that_is_no_store_leaves_nothing(target: Place, tmp_path: Path)
     source = Folder(tmp_path / "source")
     source.path.write_text("a letter to a friend, which is long enough for a header")
     refused(source, target, SchemaMismatch, "is not a SQLite database")
+    source.path.write_text("")
+    refused(source, target, StorageError, "schema version 0")
     source.path.unlink()
     with closing(sqlite3.connect(source.path)) as db:
         db.execute("CREATE TABLE other (x)")

@@ -68,7 +68,7 @@ class SqliteSide:
             raise StorageError(f"there is no store {path}: give the file of the store to be copied")
         made_lock = not lock_of(self._path).exists()
         self._lock = lock_file(self._path)
-        self._file = _File(self._path, made_lock=made_lock)
+        self._file = _File(self._path, made_lock=made_lock, writes=writes)
         try:
             self._db = self._open_target() if writes else self._open_source()
             self._has_tables = schema_version(self._db, self._path) > 0
@@ -192,17 +192,19 @@ class SqliteSide:
 
 
 class _File:
-    """What there was of the file *path* before a copy: nothing, an empty file, or more, which is left."""
+    """What there was of the file *path* before a copy: nothing, an empty file, or more, which is left.
 
-    def __init__(self, path: Path, *, made_lock: bool) -> None:
+    Of one that is only read, no more than its lock is looked at.
+    """
+
+    def __init__(self, path: Path, *, made_lock: bool, writes: bool) -> None:
         self._path = path
-        self._made = [lock_of(path)] if made_lock else []
-        self._is_blank = not path.exists() or path.stat().st_size == 0
-        if self._is_blank:
-            # The lock is the last that goes: until then nobody else makes any of them.
-            self._made = [*(path.with_name(path.name + end) for end in ("-wal", "-shm")), *self._made]
-            if not path.exists():
-                self._made.insert(0, path)
+        self._is_blank = writes and (not path.exists() or path.stat().st_size == 0)
+        beside = [path.with_name(path.name + end) for end in ("-wal", "-shm")]
+        self._made = [each for each in (path, *beside) if self._is_blank and not each.exists()]
+        if made_lock:
+            # The last that goes: until then nobody else makes any of them.
+            self._made.append(lock_of(path))
 
     def keep(self) -> None:
         """What is there now stays."""
