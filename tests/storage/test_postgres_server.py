@@ -18,6 +18,7 @@ from postgres_server import (
     NoPostgres,
     PostgresServer,
     alone,
+    chosen,
     copy_of,
     execute,
     find_binaries,
@@ -151,16 +152,37 @@ def test_another_server_is_used_if_the_environment_names_one() -> None:
         assert url == "postgresql://elsewhere/test?sslmode=require"
 
 
+def test_other_programs_are_used_if_the_environment_names_their_folder(tmp_path: Path) -> None:
+    found = wheel()
+    assert found is not None
+    named = chosen({"TQ_TEST_POSTGRES_BIN": str(found / "bin")})
+    assert named == found / "bin"
+    with tempfile.TemporaryDirectory(dir=temporary()) as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        reachable = copy_of(found, folder) / "bin"
+        assert find_binaries(folder, chosen=reachable, wheel=None, installed=[]) == reachable
+
+
+def test_a_wrong_folder_of_programs_is_a_failure_and_no_other_is_taken(tmp_path: Path) -> None:
+    assert chosen({"TQ_TEST_POSTGRES_BIN": ""}) is None
+    with pytest.raises(NoPostgres, match=r"TQ_TEST_POSTGRES_BIN=.* has no initdb, pg_ctl, postgres that run"):
+        find_binaries(Path("/"), chosen=tmp_path, wheel=wheel(), installed=[])
+
+
 def test_the_wheel_is_there_and_used_first() -> None:
     found = wheel()
     assert found is not None, "run `just setup`"
-    assert find_binaries(Path("/"), wheel=found, installed=[]) == found / "bin"
+    assert find_binaries(Path("/"), chosen=None, wheel=found, installed=[]) == found / "bin"
 
 
 def test_the_machines_own_is_used_without_a_wheel(tmp_path: Path) -> None:
     found = wheel()
     assert found is not None
-    assert find_binaries(Path("/"), wheel=None, installed=[tmp_path, found / "bin"]) == found / "bin"
+    assert (
+        find_binaries(Path("/"), chosen=None, wheel=None, installed=[tmp_path, found / "bin"])
+        == found / "bin"
+    )
 
 
 def test_a_copy_of_the_wheel_works_where_it_can_be_reached() -> None:
@@ -177,4 +199,4 @@ def test_a_copy_of_the_wheel_works_where_it_can_be_reached() -> None:
 
 def test_no_postgres_is_a_failure_that_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(NoPostgres, match=r"`just setup` installs one .* TQ_TEST_POSTGRES_URL says where"):
-        find_binaries(Path("/"), wheel=None, installed=[tmp_path])
+        find_binaries(Path("/"), chosen=None, wheel=None, installed=[tmp_path])

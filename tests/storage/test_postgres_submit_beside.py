@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
@@ -20,7 +21,9 @@ from storage_kit import NOW, claim, do, finish, new, recount, submit, task
 from submit_task_kit import TRACEPARENT, US, call, declare
 
 from tq.core import ops, queries
+from tq.core.errors import StorageUnavailable, TqError
 from tq.core.limits import Limits
+from tq.core.ops import RequestKey
 from tq.core.task import Newcomer, State, TaskId
 from tq.core.wire import TypeDefaults, decode_submit, new_task
 from tq.storage import postgres_schema
@@ -121,6 +124,96 @@ def _wait_blocked(schema: Schema) -> None:
                 return
             db.execute("SELECT pg_sleep(0.01)")
     raise AssertionError("nobody waits")
+
+
+def test_an_id_that_a_transaction_holds_is_refused_and_its_neighbours_go_in(
+    store: PostgresStore, db: psycopg.Connection
+) -> None:
+    declare(store, None)
+    with db.transaction() as transaction:
+        call(db, "email", id="held", payload={"n": 1}, key="of the application")
+        key = RequestKey("key", "digest")
+        batch: list[ops.AnyOp] = [
+            ops.Submit(new("a", key="new", tags=("x",))),
+            ops.Submit(new("held"), key),
+            ops.Submit(new("b", key="newer", depends_on=(TaskId("a"),))),
+            ops.SubmitMany((new("c"), new("held"))),
+            ops.SubmitMany((new("d"), new("e", queue="other"))),
+            ops.Cancel(TaskId("d")),
+        ]
+        replies = store.apply(batch, NOW)
+        assert [type(reply) for reply in replies] == [
+            *(ops.Submitted, StorageUnavailable, ops.Submitted, StorageUnavailable, tuple, ops.CancelReply)
+        ]
+        held, many = replies[1], replies[3]
+        assert isinstance(held, StorageUnavailable)
+        assert held.message.startswith("the id 'held' is in a transaction that has not ended")
+        assert held.fields["retry_after_ms"] == 1_000
+        assert isinstance(many, StorageUnavailable)
+        assert {each.id for each in store.snapshot().tasks} == {"a", "b", "d", "e"}
+        raise psycopg.Rollback(transaction)
+    assert not do(store, ops.Submit(new("held"), key)).duplicate
+    assert do(store, ops.SubmitMany((new("c"), new("held"))))[1].duplicate
+
+
+def test_few_held_among_many_are_found(store: PostgresStore, db: psycopg.Connection) -> None:
+    declare(store, None)
+    held = {"t3", "t4", "t250", "t499"}
+    with db.transaction():
+        for name in held:
+            call(db, "email", id=name, payload={"n": 1})
+        many: list[ops.AnyOp] = [ops.Submit(new(f"t{n}", tags=("x",))) for n in range(500)]
+        replies = store.apply(many, NOW)
+        assert {f"t{n}" for n, reply in enumerate(replies) if isinstance(reply, TqError)} == held
+        assert store.read(queries.GetStats()).submitted == 496
+        assert recount(store) == store.read(queries.GetStats()).lanes
+    assert all(isinstance(reply, ops.Submitted) for reply in store.apply(many, NOW))
+    assert store.read(queries.GetStats()).submitted == 500
+
+
+def test_who_asks_again_for_what_is_held_keeps_nobody_waiting(
+    store: PostgresStore, db: psycopg.Connection
+) -> None:
+    declare(store, None)
+    with db.transaction():
+        call(db, "email", id="held", payload={"n": 1})
+        [held] = store.apply([ops.Submit(new("held"))], NOW)
+        assert store._writer is not None
+        store._writer.execute("SET lock_timeout = '30s'")
+        begun = time.monotonic()
+        again, other = store.apply([ops.Submit(new("held")), ops.Submit(new("other"))], NOW)
+        assert time.monotonic() - begun < 15
+        assert isinstance(held, StorageUnavailable)
+        assert isinstance(again, StorageUnavailable)
+        assert isinstance(other, ops.Submitted)
+    assert do(store, ops.Submit(new("held"))).duplicate
+
+
+def test_all_of_many_are_held(store: PostgresStore, db: psycopg.Connection) -> None:
+    declare(store, None)
+    with db.transaction():
+        for n in range(50):
+            call(db, "email", id=f"t{n}", payload={"n": 1})
+        begun = time.monotonic()
+        replies = store.apply([ops.Submit(new(f"t{n}")) for n in range(50)], NOW)
+        assert time.monotonic() - begun < 15
+        assert all(isinstance(reply, StorageUnavailable) for reply in replies)
+
+
+def test_what_waits_for_a_stranger_is_not_half_applied(
+    store: PostgresStore, db: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch in which more is held than submits goes on to fail as a whole."""
+    monkeypatch.setattr("tq.storage.postgres.TRIES", 2)
+    declare(store, None)
+    submit(store, "known")
+    with db.transaction():
+        call(db, "email", id="held", payload={"n": 1})
+        db.execute("SELECT 1 FROM lives FOR UPDATE")
+        batch: list[ops.AnyOp] = [ops.Submit(new("a")), ops.Submit(new("held")), ops.Cancel(TaskId("known"))]
+        with pytest.raises(StorageUnavailable, match="lock timeout"):
+            store.apply(batch, NOW)
+    assert {each.id for each in store.snapshot().tasks} == {"known", "held"}
 
 
 def test_a_transaction_that_lasts_is_in_no_servers_way(store: PostgresStore, db: psycopg.Connection) -> None:

@@ -197,6 +197,17 @@ def test_server_that_does_not_sync_is_refused() -> None:
         PostgresStore(server.url(), durable=False).close()
 
 
+def test_version_that_is_too_old_is_refused_and_left_alone(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with psycopg.connect(postgres_url) as db:
+        version = db.info.server_version // 10_000
+        monkeypatch.setattr("tq.storage.postgres_link.VERSION_MIN", version + 1)
+        with pytest.raises(StorageError, match=f"is version {version}: tq needs PostgreSQL {version + 1}"):
+            PostgresStore(postgres_url)
+        assert db.execute("SELECT to_regnamespace('tq')").fetchone() == (None,)
+
+
 def test_database_in_another_encoding_is_refused(postgres_url: str) -> None:
     execute(postgres_url, "CREATE DATABASE tq_latin TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'")
     try:

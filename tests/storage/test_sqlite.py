@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import stat
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import apsw
@@ -168,6 +170,25 @@ def test_child_process_does_not_keep_the_lock(path: Path) -> None:
 
 
 # What it is not
+
+
+def test_lock_that_its_maker_removed_meanwhile_is_taken_anew(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock = fcntl.flock
+    removed: list[Path] = []
+
+    def flock_late(lock: int, how: int) -> None:
+        if not removed:
+            removed.append(path.with_name("tq.db.lock"))
+            removed[0].unlink()
+        flock(lock, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock_late)
+    with closing(SqliteStore(path)):
+        assert removed[0].exists()
+        with pytest.raises(StorageInUse):
+            SqliteStore(path)
 
 
 def test_folder_is_refused(tmp_path: Path) -> None:

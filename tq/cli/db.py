@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -56,14 +57,15 @@ def _config(store: str | None) -> Config:
 def copy_command(*, source: str, target: str, as_json: bool) -> None:
     """Copy all of the store SOURCE into the store TARGET: from SQLite to PostgreSQL, back, or to a like one.
 
-    No server may have one of them open, and TARGET must be empty. All is copied or nothing, and SOURCE stays
-    as it is. What SOURCE says is running is taken back by the next server on TARGET, as after a crash.
+    No server may have one of them open, and TARGET must be empty. All is copied, or TARGET stays as it
+    was; SOURCE stays as it is. What SOURCE says is running is taken back by the next server on TARGET, as
+    after a crash.
     """
     from tq.cli.printing import note, print_json, print_table
     from tq.storage.copying import copy_store
 
     begun = time.monotonic()
-    with _faults(), _watched() as watch:
+    with _faults(), _undone_by_signals(), _watched() as watch:
         report = copy_store(source, target, watch=watch)
     seconds = time.monotonic() - begun
     if as_json:
@@ -79,6 +81,20 @@ def copy_command(*, source: str, target: str, as_json: bool) -> None:
         return
     print_table(COLUMNS, [(each.what, each.source, each.target) for each in report.counts])
     note(f"copied in {seconds:.1f} s, and all counts are equal; start: tq serve --store {_shown(target)}")
+
+
+@contextmanager
+def _undone_by_signals() -> Iterator[None]:
+    """Within, whatever asks this process to end does it as Ctrl+C does: what has been made is undone."""
+    # What is ignored stays ignored, as SIGHUP is under nohup.
+    ends = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) == signal.SIG_DFL]
+    for each in ends:
+        signal.signal(each, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for each in ends:
+            signal.signal(each, signal.SIG_DFL)
 
 
 def _shown(url: str) -> str:

@@ -178,7 +178,7 @@ class StorageError(TqError):
 
 
 class StorageUnavailable(StorageError):
-    """The store is out of reach. Nothing of the batch was applied; safe to repeat."""
+    """The store is out of reach, or another transaction holds the id. Nothing was applied; safe to repeat."""
 
     code = "storage_unavailable"
     remedy = "repeat after `Retry-After`"

@@ -122,7 +122,8 @@ class Report(msgspec.Struct, frozen=True):
 class Side(Protocol):
     """One of the two stores, which nothing else writes to until it is closed.
 
-    All that is read is of one moment. What is written is there after `commit`, all of it, or not at all.
+    All that is read is of one moment. What is written is there after `commit`, all of it, or not at all:
+    if there was no store, there is none again. A target is looked at first, and changed from `make` on.
     Every method raises StorageError where its store fails.
     """
 
@@ -133,7 +134,7 @@ class Side(Protocol):
         ...
 
     def count(self, table: Table) -> int:
-        """How many records of *table* there are."""
+        """How many records of *table* there are: none where there are no tables yet."""
         ...
 
     def tally(self) -> Iterator[tuple[str, int]]:
@@ -142,6 +143,10 @@ class Side(Protocol):
 
     def records(self, table: Table) -> Iterator[Record]:
         """All records of *table*, read as they are taken."""
+        ...
+
+    def make(self) -> None:
+        """Have tables be there to write to, if there were none."""
         ...
 
     def put(self, table: Table, records: Sequence[Record]) -> None:
@@ -171,7 +176,7 @@ def copy_store(source_url: str, target_url: str, *, watch: Watch) -> Report:
         InvalidInput: Not the URLs of two stores that can be copied.
         StorageInUse: A server has one of them open, or came while they were copied.
         StorageError: There is no source, the target is not empty, one of them failed, or the counts differ.
-            The target is then as empty as it was.
+            The target is then as it was: what was not there is not there again.
     """
     if source_url == target_url:
         raise InvalidInput("source and target are the same store", field="target")
@@ -182,6 +187,7 @@ def copy_store(source_url: str, target_url: str, *, watch: Watch) -> Report:
         source.check_unused()
         target.check_unused()
         _check_empty(target)
+        target.make()
         _copy(source, target, watch)
         report = Report(source.name, target.name, tuple(_compare(source, target)))
         _check_equal(report)

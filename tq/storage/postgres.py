@@ -8,8 +8,10 @@ kept in rows of each writer, and summed where they are read, so that no two serv
 count.
 
 A batch is one transaction at READ COMMITTED. Where it meets another, by a deadlock or a unique index, all of
-it is run again. Where the connection breaks while it commits, the writer's own row, which each batch moves
-on, tells whether it went in: it is asked until it answers.
+it is run again. Where it waited for a lock in vain, it is run again without the submits that wait for one,
+which are refused: so an application that has submitted an id in SQL and goes on keeps nobody else waiting.
+Where the connection breaks while it commits, the writer's own row, which each batch moves on, tells whether
+it went in: it is asked until it answers.
 
 The database's clock judges, since there are many servers: `now` is what it says, unless the store is told to
 trust the caller's.
@@ -18,7 +20,7 @@ trust the caller's.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from random import Random
 from threading import Event, Lock
 from typing import Any, Final, NoReturn, TypeVar, cast
@@ -30,9 +32,9 @@ from psycopg import errors
 from tq.core import queries
 from tq.core.errors import StorageError, StorageInUse, StorageUnavailable, TqError
 from tq.core.limits import QueueRules
-from tq.core.ops import SCHEDULES_MAX, AnyOp, Reply
+from tq.core.ops import SCHEDULES_MAX, AnyOp, Reply, Submit
 from tq.core.queries import Query
-from tq.core.task import ServerId
+from tq.core.task import ServerId, TaskId
 from tq.storage import postgres_lists as lists
 from tq.storage import postgres_schedules as schedules
 from tq.storage import postgres_sql as sql
@@ -121,6 +123,8 @@ class PostgresStore:
         """What the database's clock showed in the last batch, if that asked for it."""
         self.unsettled = True
         self._batches = 0
+        self._held: frozenset[TaskId] = frozenset()
+        """The ids that others held when a batch last looked."""
         self._writer: Connection | None = self._connect(durable=durable)
         try:
             with told_as_ours(self._target):
@@ -171,9 +175,10 @@ class PostgresStore:
             return self._apply_again(ops, now, news)
 
     def _apply_again(self, ops: Sequence[AnyOp], now: int, news: WriteLetter | None) -> list[Reply | TqError]:
+        apart = self._names_held(ops)
         for tried in range(1, TRIES + 1):
             try:
-                return self._apply(ops, now, news)
+                return self._apply(ops, now, news, apart=apart)
             except Raced:
                 clash: psycopg.Error | None = None
             except psycopg.Error as error:
@@ -181,27 +186,36 @@ class PostgresStore:
                 if not is_clash(error) and not (is_broken(error) and tried == 1):
                     self._raise(error)
                 clash = error
+                apart = apart or isinstance(error, errors.LockNotAvailable)
             if tried < TRIES:
                 self._closing.wait(self._pauses.uniform(0, PAUSE_MS * 2 ** (tried - 1)) / 1000)
         if clash is not None:
             self._raise(clash)
         raise StorageUnavailable(f"{self._target.name}: others were in the way {TRIES} times: try again")
 
+    def _names_held(self, ops: Sequence[AnyOp]) -> bool:
+        """Whether one of the submits has just been refused, since its id was held."""
+        return bool(self._held) and any(isinstance(op, Submit) and op.task.id in self._held for op in ops)
+
     def _raise(self, error: psycopg.Error) -> NoReturn:
         with told_as_ours(self._target):
             raise error
 
-    def _apply(self, ops: Sequence[AnyOp], now: int, news: WriteLetter | None) -> list[Reply | TqError]:
+    def _apply(
+        self, ops: Sequence[AnyOp], now: int, news: WriteLetter | None, *, apart: bool
+    ) -> list[Reply | TqError]:
         """Apply *ops* in one transaction, once. Raises what was in the way; then nothing was applied."""
         if self._closing.is_set():
             raise StorageUnavailable(f"the store {self._target.name} is closed: open it again")
         db = self._writer = self._writer or self._connect(durable=self._durable)
         talk = Talk(db)
         try:
-            with talk.pipeline():
+            with nullcontext() if apart else talk.pipeline():
                 talk.begin()
                 work = Work(talk, self._writer_id, self._clock_of(db, now))
-                answers = Batch(work, asked_at=now).run(ops)
+                answers = Batch(work, asked_at=now, apart=apart).run(ops)
+                if apart:
+                    self._held = _held_of(ops, answers)
                 letter = None if news is None else news(answers)
                 if letter is not None:
                     keep_letter(work, letter)
@@ -356,6 +370,15 @@ class PostgresStore:
                 with suppress(psycopg.Error):
                     self._writer.execute(sql.DELETE_WRITER, (self._writer_id,))
                 self._drop_writer()
+
+
+def _held_of(ops: Sequence[AnyOp], answers: Sequence[Reply | TqError]) -> frozenset[TaskId]:
+    """The ids of those of *ops* that were refused because others hold them."""
+    return frozenset(
+        op.task.id
+        for op, answer in zip(ops, answers, strict=True)
+        if isinstance(op, Submit) and isinstance(answer, StorageUnavailable)
+    )
 
 
 @contextmanager

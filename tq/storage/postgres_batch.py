@@ -24,7 +24,7 @@ from tq.storage.postgres_claim import claim, queue_lock
 from tq.storage.postgres_fleet import announce, beat, lead, prune_letters
 from tq.storage.postgres_keys import put_key, revoke_key
 from tq.storage.postgres_schedules import delete_schedule, fire, pause_schedule, put_schedule
-from tq.storage.postgres_submit import submit_many, submit_run
+from tq.storage.postgres_submit import submit_many, submit_many_apart, submit_run, submit_run_apart
 from tq.storage.postgres_sweep import expire, promote, prune, recover, settle
 from tq.storage.postgres_work import Work
 from tq.storage.records import to_json
@@ -34,11 +34,16 @@ _rules_decoder: Final = msgspec.json.Decoder(QueueRules)
 
 
 class Batch:
-    """The ops of the transaction *work*, which were asked for at *asked_at* by the clock of who asks."""
+    """The ops of the transaction *work*, which were asked for at *asked_at* by the clock of who asks.
 
-    def __init__(self, work: Work, *, asked_at: int) -> None:
+    Where it goes *apart*, outside of a pipeline, a submit of what others hold is refused, not waited for.
+    """
+
+    def __init__(self, work: Work, *, asked_at: int, apart: bool = False) -> None:
         self._work = work
         self._asked_at = asked_at
+        self._submit_run = submit_run_apart if apart else submit_run
+        self._submit_many = submit_many_apart if apart else submit_many
 
     def run(self, ops: Sequence[AnyOp]) -> list[Answer]:
         """Apply *ops* in order; one reply or refusal for each. Beginning and commit are the caller's.
@@ -60,7 +65,7 @@ class Batch:
     def _run_of(self, kind: Kind, group: list[AnyOp]) -> list[Answer]:
         match kind:
             case Kind.SUBMIT:
-                return submit_run(self._work, [op for op in group if isinstance(op, ops.Submit)])
+                return self._submit_run(self._work, [op for op in group if isinstance(op, ops.Submit)])
             case Kind.BY_ID:
                 return self._moves([op for op in group if isinstance(op, ByIdOp)])
             case Kind.OTHER:
@@ -71,7 +76,7 @@ class Batch:
     def _answer(self, op: AnyOp) -> Answer:
         match op:
             case ops.SubmitMany():
-                return submit_many(self._work, op)
+                return self._submit_many(self._work, op)
             case ops.Claim():
                 return claim(self._work, op)
             case ops.Promote():

@@ -13,8 +13,8 @@ from tq.core.servers import DEAD_AFTER_MS, read_server
 from tq.core.task import HISTORY_MAX, LOG_LINES_MAX, AttemptError, Json
 from tq.storage.copying import TABLES, TALLIES, Record, Table, label
 from tq.storage.holders import name_of
-from tq.storage.postgres_link import SILENT_LONG_S, Target, close_quietly, connect, parse_url, told_as_ours
-from tq.storage.postgres_schema import migrate, migrations, schema_version
+from tq.storage.postgres_link import SILENT_LONG_S, close_quietly, connect, parse_url, told_as_ours
+from tq.storage.postgres_schema import claim_making, migrate, migrations, schema_version
 from tq.storage.postgres_sql import CLOCK, TAKE, texts
 from tq.storage.postgres_work import told_of
 from tq.storage.records import STORE_LANE, SUBMITTED, options_of
@@ -118,7 +118,7 @@ class PostgresSide:
     """The schema that *url* names, in one transaction that keeps all others from writing. See Side.
 
     Raises:
-        StorageInUse: Somebody writes to it, or copies into it.
+        StorageInUse: Somebody writes to it, copies into it, or makes its tables.
         StorageError: There are no tables and it is to be read, or they are of an older tq; or it is out of
             reach.
     """
@@ -131,36 +131,50 @@ class PostgresSide:
         self._db = connect(self._target, application="tq db copy", durable=False, silent_s=SILENT_LONG_S)
         try:
             with told_as_ours(self._target):
-                if writes:
-                    migrate(self._db, self._target, migrations())
-                else:
-                    self._check_version(self._target)
                 self._db.execute(_SETTINGS, prepare=False)
                 self._db.execute(f"SET lock_timeout = {LOCK_TIMEOUT_MS}")
-                self.check_unused()
                 self._db.execute("BEGIN")
-                self._lock(_LOCK_TARGET if writes else _LOCK_SOURCE)
+                if writes and not claim_making(self._db, self._target):
+                    raise self._written_to()
+                self._has_tables = self._check_version(writes=writes)
+                self.check_unused()
+                if self._has_tables:
+                    self._lock(_LOCK_TARGET if writes else _LOCK_SOURCE)
         except BaseException:
             close_quietly(self._db)
             raise
 
-    def _check_version(self, target: Target) -> None:
-        version, known = schema_version(self._db, target), len(migrations())
-        if version == 0:
+    def _check_version(self, *, writes: bool) -> bool:
+        """Whether there are tables, as there must be if they are read."""
+        version, known = schema_version(self._db, self._target), len(migrations())
+        if version == 0 and not writes:
             raise StorageError(f"there is no store in {self.name}: give the URL of the store to be copied")
-        if version < known:
+        if 0 < version < known:
             raise StorageError(
                 f"{self.name} has version {version}, and {known} is needed: run tq db upgrade on it first"
             )
+        return version > 0
 
     def _lock(self, statement: str) -> None:
         try:
             self._db.execute(statement)
         except errors.LockNotAvailable:
-            raise StorageInUse(f"{self.name} is being written to: stop what has it open first") from None
+            raise self._written_to() from None
+
+    def _written_to(self) -> StorageInUse:
+        return StorageInUse(f"{self.name} is being written to: stop what has it open first")
+
+    def make(self) -> None:
+        """See Side. They are seen by nobody else before `commit`."""
+        if not self._has_tables:
+            with told_as_ours(self._target):
+                migrate(self._db, self._target, migrations())
+            self._has_tables = True
 
     def check_unused(self) -> None:
         """See Side."""
+        if not self._has_tables:
+            return
         with told_as_ours(self._target):
             [(now,)] = self._db.execute(CLOCK).fetchall()
             found = self._db.execute(_SELECT_LIVING, (now - DEAD_AFTER_MS,)).fetchall()
@@ -173,6 +187,8 @@ class PostgresSide:
 
     def count(self, table: Table) -> int:
         """See Side."""
+        if not self._has_tables:
+            return 0
         with told_as_ours(self._target):
             if table.name == "counters":
                 statement = f"SELECT count(*) FROM (SELECT FROM {_FROM['counters']}) AS found"

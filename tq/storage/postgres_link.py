@@ -348,6 +348,14 @@ class Talk:
         """A block in which what is told, or asked for later, goes out together."""
         return self._db.pipeline()
 
+    @contextmanager
+    def impatient(self, lock_ms: int) -> Iterator[None]:
+        """A block that is undone if it raises, and waits for each lock so long at most. Not in a pipeline."""
+        with self._db.transaction():
+            self._db.execute(f"SET LOCAL lock_timeout = {lock_ms}")
+            yield
+            self._db.execute(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}")
+
     def change(self, statement: str, *parameters: Parameter) -> list[Row]:
         """The rows that *statement*, which writes, gives."""
         self.has_written = True

@@ -9,7 +9,7 @@ from zlib import crc32
 
 from psycopg import errors
 
-from tq.core.errors import SchemaMismatch, StorageUnavailable
+from tq.core.errors import SchemaMismatch, StorageInUse, StorageUnavailable
 from tq.storage.postgres_link import SILENT_LONG_S, Connection, Target, quoted, told_as_ours
 from tq.storage.postgres_sql import LOCK_SPACE
 
@@ -21,6 +21,8 @@ WHERE nspname = $1 AND relname = 'schema_versions'
 CREATE_VERSIONS: Final = "CREATE TABLE schema_versions (version integer PRIMARY KEY)"
 SELECT_VERSION: Final = "SELECT coalesce(max(version), 0) FROM schema_versions"
 INSERT_VERSION: Final = "INSERT INTO schema_versions (version) VALUES ($1)"
+BELOW_MIGRATING: Final = 2**30
+"""The lock of who copies to where there are no tables is so far below that of who migrates."""
 
 
 def migrations() -> list[str]:
@@ -33,10 +35,12 @@ def migrations() -> list[str]:
 def migrate(db: Connection, target: Target, scripts: Sequence[str]) -> None:
     """Run those of *scripts* that have not been run, all in one transaction or none of them.
 
-    Whoever comes meanwhile waits, and then finds it done.
+    Whoever comes meanwhile waits, and then finds it done. In a transaction of the caller it is done once that
+    is committed.
 
     Raises:
         SchemaMismatch: The tables are those of a newer tq.
+        StorageInUse: A store is being copied to where there are none.
         StorageUnavailable: There are none, and this role may not make them.
     """
     if schema_version(db, target) == len(scripts):
@@ -45,6 +49,8 @@ def migrate(db: Connection, target: Target, scripts: Sequence[str]) -> None:
         # Others may take as long as a large migration does.
         db.execute("SET LOCAL lock_timeout = 0")
         db.execute("SET LOCAL statement_timeout = 0")
+        if not _try_lock(db, target, "pg_try_advisory_xact_lock_shared"):
+            raise StorageInUse(f"{target.name} is being copied into: start when that has ended")
         db.execute("SELECT pg_advisory_xact_lock($1::integer, $2::integer)", (LOCK_SPACE, _lock_of(target)))
         try:
             _run(db, target, scripts)
@@ -64,6 +70,20 @@ def describe(db: Connection, target: Target) -> str:
     found = f"schema {target.schema} has version {version}" if version else "the first start makes the tables"
     upgraded = f", which the next start brings to {known}" if 0 < version < known else ""
     return f"{target.name}, version {db.info.server_version // 10_000}: {found}{upgraded}"
+
+
+def claim_making(db: Connection, target: Target) -> bool:
+    """Keep all others from making or changing tables until the transaction ends; False if one is at it.
+
+    They are refused. What a copy makes is seen by nobody before it has ended, so they could only wait for it.
+    """
+    return _try_lock(db, target, "pg_try_advisory_xact_lock")
+
+
+def _try_lock(db: Connection, target: Target, function: str) -> bool:
+    parameters = (LOCK_SPACE, _lock_of(target) - BELOW_MIGRATING)
+    [(has_it,)] = db.execute(f"SELECT {function}($1::integer, $2::integer)", parameters).fetchall()
+    return bool(has_it)
 
 
 def _lock_of(target: Target) -> int:

@@ -15,9 +15,10 @@ from typing import Final
 
 import msgspec
 from msgspec.structs import replace
+from psycopg import errors
 
 from tq.core import ops, refusals
-from tq.core.errors import TqError
+from tq.core.errors import StorageUnavailable, TqError
 from tq.core.ops import RequestKey
 from tq.core.task import (
     FINAL,
@@ -51,6 +52,7 @@ from tq.storage.records import (
 from tq.storage.rows import Rows
 from tq.storage.runs import Answer
 
+HELD_RETRY_MS: Final = 1_000
 CANCELLED: Final = STATE_CODE[State.CANCELLED]
 
 
@@ -65,6 +67,38 @@ def submit_run(work: Work, group: Sequence[ops.Submit]) -> list[Answer]:
             answers.append(refusal)
     draft.write()
     return answers
+
+
+def submit_run_apart(work: Work, group: Sequence[ops.Submit]) -> list[Answer]:
+    """Do as `submit_run`, but refuse those of *group* whose ids others hold, so that the rest need not wait.
+
+    An id is held while a transaction that has stored it lasts, such as that of an application which submits
+    in SQL. Which one it is cannot be asked, so it is sought by halves. Not in a pipeline.
+    """
+    try:
+        with work.impatient():
+            return submit_run(work, group)
+    except errors.LockNotAvailable:
+        if len(group) == 1:
+            return [_held(f"the id {group[0].task.id!r}")]
+    half = len(group) // 2
+    return submit_run_apart(work, group[:half]) + submit_run_apart(work, group[half:])
+
+
+def submit_many_apart(work: Work, op: ops.SubmitMany) -> Answer:
+    """Do as `submit_many`, but refuse *op* if others hold one of its ids. Not in a pipeline."""
+    try:
+        with work.impatient():
+            return submit_many(work, op)
+    except errors.LockNotAvailable:
+        return _held("one of the ids")
+
+
+def _held(what: str) -> StorageUnavailable:
+    return StorageUnavailable(
+        f"{what} is in a transaction that has not ended, or something that it refers to is: try again",
+        retry_after_ms=HELD_RETRY_MS,
+    )
 
 
 def submit_many(work: Work, op: ops.SubmitMany) -> Answer:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 import msgspec
@@ -19,6 +20,11 @@ from tq.storage.records import Row, options_text, to_json
 from tq.storage.rows import VALUES, Rows
 
 LOOK_AGAIN_MAX: Final = 5
+HELD_MS: Final = 100
+"""How long an impatient block waits for each lock."""
+HELD_WAITS: Final = 10
+"""Once so many of a transaction have waited in vain, the others wait for HELD_SHORT_MS."""
+HELD_SHORT_MS: Final = 1
 
 
 class Raced(Exception):
@@ -37,6 +43,8 @@ class Work:
         """The types of the lanes that have been met: a lane never changes."""
         self.counts: Counter[tuple[int, int]] = Counter()
         """By how much the counters of lanes and states are to change."""
+        self._waited = 0
+        """How many waits for locks have been in vain."""
         self.started = 0
         """How many tasks have been started."""
         self.has_unsettled: bool | None = None
@@ -60,6 +68,18 @@ class Work:
             lanes, states, added = zip(*changes, strict=True)
             self.talk.tell(sql.ADD_COUNTS, (self.writer, numbers(lanes), numbers(states), numbers(added)))
         self.counts.clear()
+
+    @contextmanager
+    def impatient(self) -> Iterator[None]:
+        """A block that is undone if it raises, and waits for no lock for long. Not in a pipeline."""
+        before = self.counts.copy()
+        try:
+            with self.talk.impatient(HELD_MS if self._waited < HELD_WAITS else HELD_SHORT_MS):
+                yield
+        except BaseException:
+            self._waited += 1
+            self.counts = before
+            raise
 
     def draw_seqs(self, count: int) -> list[int]:
         """The numbers of the next *count* arrivals."""

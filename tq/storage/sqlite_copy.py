@@ -15,7 +15,10 @@ from tq.core.task import HISTORY_MAX, LOG_LINES_MAX
 from tq.storage.copying import TABLES, TALLIES, Record, Table, label
 from tq.storage.sqlite_file import (
     BUSY_TIMEOUT_MS,
-    claim_file,
+    lock_file,
+    lock_of,
+    make_file,
+    migrate,
     migrations,
     open_writer,
     schema_version,
@@ -53,56 +56,77 @@ _ORDERS: Final = {"tasks": "seq", "lanes": "id", "errors": "seq, n", "logs": "se
 class SqliteSide:
     """The file at *path*, locked. See Side.
 
-    Args:
-        vfs: The SQLite VFS to use; tests make the disk fail by it.
     Raises:
         StorageInUse: A server has it.
         StorageError: It is not there and is to be read, or is of an older tq.
     """
 
-    def __init__(self, path: Path, *, writes: bool, vfs: str | None = None) -> None:
+    def __init__(self, path: Path, *, writes: bool) -> None:
         self._path = path.resolve()
         self.name = f"sqlite:///{path}"
         if not writes and not self._path.is_file():
             raise StorageError(f"there is no store {path}: give the file of the store to be copied")
-        self._lock = claim_file(self._path)
+        made_lock = not lock_of(self._path).exists()
+        self._lock = lock_file(self._path)
+        self._file = _File(self._path, made_lock=made_lock, writes=writes)
         try:
-            if writes:
-                self._db = open_writer(self._path, durable=True, vfs=vfs)
-            else:
-                self._db = self._open_source(vfs)
-            with told_as_ours(self._path):
-                self._db.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
+            self._db = self._open_target() if writes else self._open_source()
+            self._has_tables = schema_version(self._db, self._path) > 0
         except BaseException:
-            os.close(self._lock)
+            self._let_go()
             raise
 
-    def _open_source(self, vfs: str | None) -> apsw.Connection:
+    def _open_source(self) -> apsw.Connection:
         with told_as_ours(self._path):
             # Not one that only reads: that would leave its log and shared memory behind.
-            db = apsw.Connection(str(self._path), flags=apsw.SQLITE_OPEN_READWRITE, vfs=vfs)
+            db = apsw.Connection(str(self._path), flags=apsw.SQLITE_OPEN_READWRITE)
             try:
                 db.set_busy_timeout(BUSY_TIMEOUT_MS)
                 db.pragma("query_only", True)
-                self._check_version(db)
+                self._check_version(schema_version(db, self._path))
+                db.execute("BEGIN")
             except BaseException:
                 db.close(True)
                 raise
         return db
 
-    def _check_version(self, db: apsw.Connection) -> None:
-        version, known = schema_version(db, self._path), len(migrations())
+    def _open_target(self) -> apsw.Connection:
+        make_file(self._path)
+        with told_as_ours(self._path):
+            db = open_writer(self._path, durable=True, vfs=None, migrates=False)
+            try:
+                if version := schema_version(db, self._path):
+                    self._check_version(version)
+                # What is compared sorts all tasks, which are not to be in memory.
+                db.pragma("temp_store", "FILE")
+                db.execute("BEGIN IMMEDIATE")
+            except BaseException:
+                db.close(True)
+                raise
+        return db
+
+    def _check_version(self, version: int) -> None:
+        known = len(migrations())
         if version < known:
             raise StorageError(
                 f"{self._path} has schema version {version}, and {known} is needed:"
                 " run tq db upgrade on it first"
             )
 
+    def make(self) -> None:
+        """See Side."""
+        if not self._has_tables:
+            with told_as_ours(self._path):
+                migrate(self._db, migrations(), done=0)
+            self._has_tables = True
+
     def check_unused(self) -> None:
         """See Side: the lock keeps servers out."""
 
     def count(self, table: Table) -> int:
         """See Side."""
+        if not self._has_tables:
+            return 0
         with told_as_ours(self._path):
             found: int = self._db.execute(f"SELECT count(*) FROM {_FROM.get(table.name, table.name)}").get
         return found
@@ -149,6 +173,7 @@ class SqliteSide:
         """See Side."""
         with told_as_ours(self._path):
             self._db.execute("COMMIT")
+        self._file.keep()
 
     def close(self) -> None:
         """See Side."""
@@ -159,7 +184,40 @@ class SqliteSide:
             self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
         with suppress(apsw.Error):
             self._db.close(True)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        self._file.restore()
         os.close(self._lock)
+
+
+class _File:
+    """What there was of the file *path* before a copy: nothing, an empty file, or more, which is left.
+
+    Of one that is only read, no more than its lock is looked at.
+    """
+
+    def __init__(self, path: Path, *, made_lock: bool, writes: bool) -> None:
+        self._path = path
+        self._is_blank = writes and (not path.exists() or path.stat().st_size == 0)
+        beside = [path.with_name(path.name + end) for end in ("-wal", "-shm")]
+        self._made = [each for each in (path, *beside) if self._is_blank and not each.exists()]
+        if made_lock:
+            # The last that goes: until then nobody else makes any of them.
+            self._made.append(lock_of(path))
+
+    def keep(self) -> None:
+        """What is there now stays."""
+        self._is_blank, self._made = False, []
+
+    def restore(self) -> None:
+        """Have all be as it was. Only for who has the lock, and has closed the file."""
+        with suppress(OSError):
+            if self._is_blank and self._path not in self._made:
+                os.truncate(self._path, 0)
+        for path in self._made:
+            with suppress(OSError):
+                path.unlink()
 
 
 _ROWS: Final[dict[str, Callable[[Record], Record]]] = {

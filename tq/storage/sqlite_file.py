@@ -8,7 +8,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Final
@@ -76,25 +76,55 @@ def claim_file(path: Path) -> int:
         StorageInUse: Somebody has it; the message names the process.
         StorageUnavailable: It cannot be opened or made.
     """
+    lock = lock_file(path)
     try:
-        if path.is_dir():
-            raise StorageUnavailable(f"{path} is a folder: give the path of a file in it")
-        if not path.parent.is_dir():
-            raise StorageUnavailable(f"there is no folder {path.parent}: make it, or give another path")
-        lock_path = path.with_name(path.name + ".lock")
-        lock = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
-        try:
-            _lock(lock, path)
-            # SQLite gives the log and the shared memory the mode that the file itself has.
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE))
-        except BaseException:
+        make_file(path)
+    except BaseException:
+        os.close(lock)
+        raise
+    return lock
+
+
+def lock_file(path: Path) -> int:
+    """Do as `claim_file`, but leave *path* as it is, there or not."""
+    if path.is_dir():
+        raise StorageUnavailable(f"{path} is a folder: give the path of a file in it")
+    if not path.parent.is_dir():
+        raise StorageUnavailable(f"there is no folder {path.parent}: make it, or give another path")
+    with _opening():
+        while True:
+            lock = os.open(lock_of(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+            try:
+                _lock(lock, path)
+                # Who made it may have removed it before we had it; then others lock another.
+                with suppress(FileNotFoundError):
+                    if os.path.samestat(os.fstat(lock), lock_of(path).stat()):
+                        return lock
+            except BaseException:
+                os.close(lock)
+                raise
             os.close(lock)
-            raise
+
+
+def lock_of(path: Path) -> Path:
+    """The file whose lock is that of *path*. Only who has the lock may remove it."""
+    return path.with_name(path.name + ".lock")
+
+
+def make_file(path: Path) -> None:
+    """Have *path* be there, empty if it was not. SQLite gives its log and shared memory the same mode."""
+    with _opening():
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE))
+
+
+@contextmanager
+def _opening() -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise StorageUnavailable(
             f"{error.filename} cannot be opened ({error.strerror}): let this user read and write it"
         ) from error
-    return lock
 
 
 def _lock(lock: int, path: Path) -> None:
@@ -111,8 +141,8 @@ def _lock(lock: int, path: Path) -> None:
     os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
 
 
-def open_writer(path: Path, *, durable: bool, vfs: str | None) -> apsw.Connection:
-    """The one connection that writes *path* and checkpoints it, its schema up to date.
+def open_writer(path: Path, *, durable: bool, vfs: str | None, migrates: bool = True) -> apsw.Connection:
+    """The one connection that writes *path* and checkpoints it, its schema up to date if it *migrates*.
 
     Raises:
         SchemaMismatch: Not a file of ours, or of a newer tq.
@@ -124,7 +154,8 @@ def open_writer(path: Path, *, durable: bool, vfs: str | None) -> apsw.Connectio
             db.set_busy_timeout(BUSY_TIMEOUT_MS)
             version = schema_version(db, path)
             _set_up(db, path, durable=durable)
-            migrate(db, migrations(), done=version)
+            if migrates:
+                migrate(db, migrations(), done=version)
         except BaseException:
             db.close(True)
             raise
