@@ -6,6 +6,7 @@ import gc
 from collections.abc import Iterator
 
 import pytest
+from tiers import longest_first, mark_slow
 
 from tq.core.events import Event
 from tq.handlers import TaskQueue
@@ -20,6 +21,12 @@ def pytest_collection() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    mark_slow(items)
+    longest_first(items)
 
 
 @pytest.fixture
