@@ -13,6 +13,7 @@ from typing import Any
 
 import psycopg
 from process import Server, Site, wait_until
+from tiers import slow
 
 from tq.core import ops
 from tq.core.task import Json, NewTask, TaskId
@@ -53,6 +54,7 @@ def seen(server: Server, ids: list[str]) -> dict[str, Any]:
     return found
 
 
+@slow
 def test_a_queue_moves_to_postgres_with_all_it_has(site: Site, postgres_url: str) -> None:
     server = site.start(grace=0)
     done = server.submit("echo", {"text": "ñ " + "x" * 3_000}, tags=["red"])
@@ -162,6 +164,7 @@ def is_copying(url: str) -> bool:
     return bool(found)
 
 
+@slow
 def test_a_copy_that_is_killed_leaves_nothing_and_can_be_run_again(site: Site, postgres_url: str) -> None:
     fill(site.db, MANY)
     args = ("copy", f"sqlite:///{site.db}", postgres_url)

@@ -13,7 +13,7 @@ import pytest
 from chooser import Chooser
 from postgres_place import Schema
 from storage_kit import HERE, NOW, claim, do, finish, new, recount, settle, submit, task
-from tiers import tiered
+from tiers import slow, tiered
 
 from tq.core import ops, queries
 from tq.core.errors import DuplicateTask, TqError
@@ -306,6 +306,7 @@ def test_who_has_its_own_row_in_hand_is_no_dead_server(
     assert stores[0].snapshot().servers == ()
 
 
+@slow
 @pytest.mark.parametrize("seed", tiered([1, 2, 3]))
 def test_whatever_happens_at_once_the_tables_agree(stores: list[PostgresStore], seed: int) -> None:
     """Random batches to both. The model of each is the database itself: it only has to choose well."""
