@@ -331,6 +331,7 @@ def test_instant_told_is_that_of_the_whole_millisecond_after(store: Store) -> No
 
 
 @slow
+@pytest.mark.timeout(240)  # on PostgreSQL 10,000 claims take half a minute, on a busy machine several
 def test_uneven_rate_polled_each_millisecond_is_kept(store: Store) -> None:
     rule(store, rate=Rate(limit=3, period_ms=1_000, burst=1))
     many(store, "a", 40)
