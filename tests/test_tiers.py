@@ -38,10 +38,10 @@ def quick_of(*tests: Test) -> list[str]:
     return [test.nodeid for test in tests if slow not in test.marks]
 
 
-def test_five_cases_over_all_are_quick() -> None:
+def test_three_cases_over_all_are_quick() -> None:
     cases = [Test(f"tests/api/test_x.py::test_a[{n:02}]") for n in range(12)]
     assert quick_of(*cases, Test("tests/api/test_x.py::test_b")) == [
-        *(f"tests/api/test_x.py::test_a[{n}]" for n in ("00", "02", "04", "07", "09")),
+        *(f"tests/api/test_x.py::test_a[{n}]" for n in ("00", "04", "08")),
         "tests/api/test_x.py::test_b",
     ]
 
@@ -71,10 +71,10 @@ def test_a_test_of_no_store_is_of_none() -> None:
     assert store_of(cast(Any, object())) == ""
 
 
-@pytest.mark.parametrize(("count", "kept"), [(3, [0, 1, 2]), (5, [0, 1, 2, 3, 4]), (7, [0, 1, 2, 4, 5])])
+@pytest.mark.parametrize(("count", "kept"), [(3, [0, 1, 2]), (4, [0, 1, 2]), (7, [0, 2, 4])])
 def test_kept_cases_are_spread(count: int, kept: list[int]) -> None:
     cases = [Test(str(n)) for n in range(count)]
-    mark_but(cast(Any, cases), 5)
+    mark_but(cast(Any, cases), 3)
     assert [n for n, case in enumerate(cases) if not case.marks] == kept
 
 

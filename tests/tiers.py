@@ -22,7 +22,7 @@ whole = pytest.mark.whole
 
 COSTLY: Final = ("tests/api/", "tests/storage/")
 """Where a case has a server or a store of its own."""
-CASES_QUICK: Final = 5
+CASES_QUICK: Final = 3
 CONTRACT: Final = "tests/storage/test_contract_"
 CONTRACT_WHOLE: Final = ("claim", "fleet", "moves", "sweep")
 """Claims, leases and their ends, on PostgreSQL too."""
