@@ -10,7 +10,7 @@ stamp := ".venv/.made-of"
 made_of := "(pwd; cksum requirements.lock pyproject.toml)"
 # Bytecode is kept whatever the environment says: each of three processes, and each server that a test starts,
 # would compile all of it again.
-pytest := "env PYTHONDONTWRITEBYTECODE= " + bin + "/python -m pytest -n 3 --dist loadfile"
+pytest := "env PYTHONDONTWRITEBYTECODE= " + bin + "/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder"
 # `exec` below: just passes SIGTERM on to its child, which must be the server, not a shell around it.
 
 # List the recipes
@@ -38,13 +38,13 @@ run *ARGS: setup
 serve *ARGS: setup
     @exec {{bin}}/tq serve "$@"
 
-# Run all tests but the slow ones, three files at a time. ARGS go to pytest
+# Run something of every test, three files at a time: a good minute on two cores. ARGS go to pytest
 [no-exit-message]
 test *ARGS: setup
     @# The plugin of schemathesis takes a second of each process to load, and only slow tests need it.
     @exec {{pytest}} -p no:schemathesis -m "not slow and not contract" "$@"
 
-# Run the slow tests: more seeds, real browsers, processes that die. `just test-slow -m "not contract"`: those of `just test` too
+# Run the slow tests: each case, more seeds, browsers, processes that die. `just test-slow -m "not contract"`: all
 [no-exit-message]
 test-slow *ARGS: setup
     @exec {{pytest}} -m slow "$@"

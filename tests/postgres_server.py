@@ -333,7 +333,9 @@ def shared_server(environ: Mapping[str, str]) -> Iterator[str]:
     if url := environ.get("TQ_TEST_POSTGRES_URL"):
         yield url
         return
-    server = join(folder_of(temporary(), environ.get("PYTEST_XDIST_TESTRUNUID") or uuid.uuid4().hex))
+    folder = folder_of(temporary(), environ.get("PYTEST_XDIST_TESTRUNUID") or uuid.uuid4().hex)
+    # Where it came by between two tests, plans were for the few rows it had seen, and claims took minutes.
+    server = join(folder, autovacuum="off")
     try:
         yield server.url()
     finally:

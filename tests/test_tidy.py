@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,12 @@ def name_of(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
+@lru_cache(maxsize=1)
+def nodes(source: str) -> list[ast.AST]:
+    """All of *source*, as it is read: several checks look at one file after another."""
+    return list(ast.walk(ast.parse(source)))
+
+
 OURS = python_files("tq", "tests", "benchmarks", "examples")
 PACKAGE = python_files("tq")
 
@@ -43,7 +50,7 @@ def long_functions(source: str) -> list[str]:
     """The names of the functions in *source* that are over the limit."""
     return [
         node.name
-        for node in ast.walk(ast.parse(source))
+        for node in nodes(source)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and (node.end_lineno or 0) - node.lineno + 1 > FUNCTION_LINES_MAX
     ]
@@ -111,7 +118,7 @@ STORES = ("memory", "sqlite", "postgres")
 def imported_modules(source: str) -> set[str]:
     """The dotted name of each module that *source* imports, anywhere in it."""
     modules = set()
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes(source):
         if isinstance(node, ast.Import):
             modules |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -202,10 +209,9 @@ FORBIDDEN_SQL = re.compile(
 
 def machine_calls(source: str) -> list[str]:
     """What *source* asks the machine for: each use of a clock, of chance, of an id maker, by full name."""
-    tree = ast.parse(source)
-    names = _imported_names(tree)
+    names = _imported_names(source)
     found = []
-    for node in ast.walk(tree):
+    for node in nodes(source):
         full = _full_name(node, names)
         if full is not None and FORBIDDEN.fullmatch(full):
             found.append(full)
@@ -215,10 +221,10 @@ def machine_calls(source: str) -> list[str]:
     return found
 
 
-def _imported_names(tree: ast.AST) -> dict[str, str]:
+def _imported_names(source: str) -> dict[str, str]:
     """The full name behind each name that an import binds."""
     names = {}
-    for node in ast.walk(tree):
+    for node in nodes(source):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 # ``import a.b`` binds a, ``import a.b as c`` binds c to a.b.
@@ -241,11 +247,10 @@ def _full_name(node: ast.AST, names: dict[str, str]) -> str | None:
 
 def sql_calls(source: str) -> list[str]:
     """The texts of Python *source*, docstrings aside, that ask a database for time or chance."""
-    tree = ast.parse(source)
-    docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    docs = {id(node.value) for node in nodes(source) if isinstance(node, ast.Expr)}
     texts = [
         node.value
-        for node in ast.walk(tree)
+        for node in nodes(source)
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs
     ]
     return [text for text in texts if FORBIDDEN_SQL.search(text)]

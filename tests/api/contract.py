@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cache
 from typing import Any
 
 import jsonschema_rs
@@ -52,11 +53,14 @@ def resolved(value: Any) -> Any:
 
 def faults(schema: Any, content: object, *, strictly: bool = True) -> list[str]:
     """What is wrong with *content*, which *schema* of the document describes."""
-    whole = {**schema, "components": {"schemas": CLOSED if strictly else SCHEMAS}}
-    validator = jsonschema_rs.Draft202012Validator(whole, validate_formats=True)
-    return [
-        f"{'/'.join(map(str, each.instance_path))}: {each.message}" for each in validator.iter_errors(content)
-    ]
+    found = validator(json.dumps(schema), strictly=strictly).iter_errors(content)
+    return [f"{'/'.join(map(str, each.instance_path))}: {each.message}" for each in found]
+
+
+@cache
+def validator(schema: str, *, strictly: bool) -> jsonschema_rs.Draft202012Validator:
+    whole = {**json.loads(schema), "components": {"schemas": CLOSED if strictly else SCHEMAS}}
+    return jsonschema_rs.Draft202012Validator(whole, validate_formats=True)
 
 
 def check_answer(route: Route, answer: Answer) -> None:

@@ -12,6 +12,7 @@ import trio
 from key_kit import ROOT, bearer, key, locked, put
 from live_client import Socket, Stream, sse, websocket
 from raw_http import JSON_TYPE, Answer, Api, open_api
+from tiers import whole
 from trio.testing import MockClock
 
 from tq.api.route import Route
@@ -82,6 +83,7 @@ def test_every_route_is_in_the_matrix() -> None:
     assert set(OF_ALL) <= {route.name for route in ROUTES}
 
 
+@whole
 @pytest.mark.parametrize("route", GUARDED)
 async def test_a_route_asks_for_a_good_key(route: Route, queue: TaskQueue, autojump_clock: MockClock) -> None:
     expired, revoked, unknown = key(1), key(2), key(3)

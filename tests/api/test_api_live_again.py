@@ -12,7 +12,7 @@ import trio
 import trio.testing
 from live_client import Seen, sse, websocket
 from raw_http import JSON_TYPE, Api, open_api
-from tiers import tiered
+from tiers import slow, tiered
 
 from tq.context import Context
 from tq.core.events import Event, ServerDraining
@@ -383,6 +383,7 @@ async def test_a_burst_drops_nobody_who_reads(queue: TaskQueue, autojump_clock: 
             assert (await stream.next()).event == "task.submitted"
 
 
+@slow
 async def test_two_hundred_clients_are_told_the_same_and_leave_nothing_behind(
     queue: TaskQueue, autojump_clock: Clock
 ) -> None:

@@ -9,6 +9,7 @@ import pytest
 import trio
 import trio.testing
 from raw_http import JSON_TYPE, Answer, Api, open_api
+from tiers import slow
 
 from tq.context import Context, Retry, Snooze
 from tq.engine.server import Settings
@@ -77,6 +78,7 @@ async def test_a_task_starts_exactly_when_it_is_due(
         assert (task["started_at"], task["state"]) == (started_at, "succeeded")
 
 
+@slow
 async def test_many_delayed_tasks_start_each_in_its_time(
     queue: TaskQueue, autojump_clock: trio.testing.MockClock
 ) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from cli_kit import APP, ROOT, CallTq, Done, run_tq, serving
+from tiers import tiered
 
 from tq import __version__
 from tq.cli.exits import EXIT_MEANINGS
@@ -19,19 +20,19 @@ from tq.cli.main import main
 pytest_plugins = ("calling",)
 
 
-def test_a_port_in_use_is_told_of_before_the_store_is_made(tmp_path: Path) -> None:
+def test_a_port_in_use_is_told_of_before_the_store_is_made(tq: CallTq, tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        line = run_tq("demo", "--bind", f"127.0.0.1:{port}", cwd=tmp_path).refused(3)
+        line = tq("demo", "--bind", f"127.0.0.1:{port}").refused(3)
     assert line.startswith(f"tq: cannot listen on 127.0.0.1:{port}: the port is in use: ")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_store_in_use_is_told_of_with_its_holder(tmp_path: Path) -> None:
+def test_a_store_in_use_is_told_of_with_its_holder(tq: CallTq, tmp_path: Path) -> None:
     with serving("demo", cwd=tmp_path) as (process, _):
-        line = run_tq("demo", "--bind", "127.0.0.1:0", cwd=tmp_path).refused(4)
+        line = tq("demo", "--bind", "127.0.0.1:0").refused(4)
     assert f"tq-demo.db is in use by process {process.pid}: " in line
 
 
@@ -43,10 +44,10 @@ def test_a_store_in_use_is_told_of_with_its_holder(tmp_path: Path) -> None:
         ("sqlite:///./not-sqlite", "is not a SQLite database"),
     ],
 )
-def test_a_store_that_cannot_be_opened_is_refused(tmp_path: Path, url: str, said: str) -> None:
+def test_a_store_that_cannot_be_opened_is_refused(tq: CallTq, tmp_path: Path, url: str, said: str) -> None:
     (tmp_path / "a-folder").mkdir()
     (tmp_path / "not-sqlite").write_text("hello " * 1000)
-    assert said in run_tq("demo", "--bind", "127.0.0.1:0", "--store", url, cwd=tmp_path).refused(4)
+    assert said in tq("demo", "--bind", "127.0.0.1:0", "--store", url).refused(4)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +134,7 @@ def test_no_server_at_the_url_is_one_line(tq: CallTq) -> None:
     assert f"tq: no server answers at {url} (" in tq("submit", "x", TQ_URL=url).refused(6)
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("name", tiered(["SIGINT", "SIGTERM"]))
 def test_a_signal_stops_the_server_in_order(tmp_path: Path, name: str) -> None:
     (tmp_path / "tasks.py").write_text(APP)
     with serving("serve", cwd=tmp_path) as (process, url):

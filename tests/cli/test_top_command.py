@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from cli_kit import APP, CallTq, environment, run_tq, serving
 from rich.console import Console
-from tiers import slow
+from tiers import slow, tiered
 
 from tq.cli.frame import Sample, frame, is_before, picture
 
@@ -285,7 +285,7 @@ def screen(url: str, folder: Path) -> Iterator[Screen]:
         os.close(shown._theirs)
 
 
-@pytest.mark.parametrize(("keys", "code"), [("q", 0), ("xQ", 0), (None, 130)])
+@pytest.mark.parametrize(("keys", "code"), tiered([("q", 0), ("xQ", 0), (None, 130)]))
 def test_a_key_leaves_and_the_terminal_is_as_it_was(
     url: str, tmp_path: Path, keys: str | None, code: int
 ) -> None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiers import slow
 
 CALLS = """
 from typing import Any
@@ -105,6 +106,7 @@ async def as_functions(ctx: Context) -> None:
 """
 
 
+@slow
 @pytest.mark.timeout(240)
 def test_mypy_tells_right_calls_from_wrong_ones(tmp_path: Path) -> None:
     file = tmp_path / "calls.py"

@@ -12,6 +12,7 @@ import pytest
 from cronsim import CronSim
 from hypothesis import given
 from hypothesis import strategies as st
+from tiers import slow
 
 from tq.core import schedule
 from tq.core.errors import InvalidInput
@@ -294,7 +295,7 @@ def test_two_daily_schedules_in_one_gap_both_fire() -> None:
         ("Europe/Madrid", "0 9 * * MON-FRI", 261),
         ("Europe/Madrid", "@hourly", 8_760),
         ("Europe/Madrid", "30 * * * *", 8_760),
-        ("Europe/Madrid", "*/15 * * * *", 35_040),
+        pytest.param("Europe/Madrid", "*/15 * * * *", 35_040, marks=slow),
         # 12 a day, none lost and none twice: that of 02:00 is at 03:00 on the day of the gap.
         ("Europe/Madrid", "0 */2 * * *", 4_380),
         # 4 a day; the four that fall in the gap are one.

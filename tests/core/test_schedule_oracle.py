@@ -14,7 +14,7 @@ from random import Random
 from zoneinfo import ZoneInfo, available_timezones
 
 import pytest
-from tiers import slow
+from tiers import slow, tiered
 
 from tq.core.schedule import Cron, last_tick, next_tick
 
@@ -268,10 +268,12 @@ def test_ticks_of_200_expressions_around_every_change_of_every_zone_are_as_the_o
 
 @pytest.mark.parametrize(
     ("zone", "change"),
-    [
-        ("Europe/Madrid", datetime(2026, 3, 29, 1, tzinfo=UTC)),
-        ("Europe/Madrid", datetime(2026, 10, 25, 1, tzinfo=UTC)),
-    ],
+    tiered(
+        [
+            ("Europe/Madrid", datetime(2026, 3, 29, 1, tzinfo=UTC)),
+            ("Europe/Madrid", datetime(2026, 10, 25, 1, tzinfo=UTC)),
+        ]
+    ),
 )
 def test_all_200_expressions_are_right_at_both_changes_of_one_zone(zone: str, change: datetime) -> None:
     assert compare(zone, change, {each: Rule(each) for each in expressions()}) > 1_000

@@ -65,6 +65,7 @@ def seen(server: Server, ids: list[str]) -> dict[str, Any]:
     return found
 
 
+@slow
 def test_a_queue_moves_to_postgres_with_all_it_has(site: Site, postgres_url: str) -> None:
     server = site.start(grace=0)
     done = server.submit("echo", {"text": "ñ " + "x" * 3_000}, tags=["red"])
@@ -185,6 +186,7 @@ def is_copying(url: str) -> bool:
     return bool(found)
 
 
+@slow
 @pytest.mark.parametrize("number", tiered([signal.SIGKILL, signal.SIGINT, signal.SIGTERM], quick=2))
 def test_a_copy_into_a_database_that_is_ended_leaves_nothing_and_can_be_run_again(
     site: Site, postgres_url: str, number: signal.Signals

@@ -28,7 +28,7 @@ from tq.core.task import CRASHES_MAX, FINAL, Reason, State, Task
 
 pytest_plugins = ("site_fixture",)
 
-FEW_CYCLES: Final = 4
+FEW_CYCLES: Final = 2
 CYCLES: Final = int(os.environ.get("TQ_CRASH_CYCLES", "30"))
 SEED: Final = int(os.environ.get("TQ_CRASH_SEED", "1"))
 LIFE_MAX_S: Final = 0.3

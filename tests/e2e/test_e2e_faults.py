@@ -22,6 +22,7 @@ from fault_proxy import Cut
 from fault_world import DEAF_S, LEASE_S, RESUMED_S, TAKEN_OVER_S, World
 from postgres_server import PostgresServer, new_database, private_server
 from process import SHUTDOWN_SLACK_S, Site
+from tiers import slow
 
 FAULTS: Final = int(os.environ.get("TQ_FAULTS", "1"))
 LEASES: Final = int(os.environ.get("TQ_FAULT_LEASES", "0"))
@@ -109,6 +110,7 @@ def terminate_again_and_again(world: World, random: Random) -> int:
     return ended
 
 
+@slow
 def test_two_connections_are_enough(postgres: PostgresServer, tmp_path: Path, random: Random) -> None:
     with new_world(postgres, tmp_path, options="pool=2") as world:
         world.add(1)
@@ -139,6 +141,7 @@ def test_commit_that_is_cut_is_done_once(fleet: World, random: Random, cut: Cut)
     report(fleet, f"{2 * FAULTS} commits cut {cut.name}")
 
 
+@slow
 def test_connections_that_are_reset_are_made_anew(fleet: World, random: Random) -> None:
     resumed: list[float] = []
     with fleet.load():
@@ -151,6 +154,7 @@ def test_connections_that_are_reset_are_made_anew(fleet: World, random: Random) 
     assert max(resumed) <= RESUMED_S
 
 
+@slow
 def test_slow_way_only_takes_longer(fleet: World, random: Random) -> None:
     with fleet.load():
         for n in range(FAULTS):
@@ -163,6 +167,7 @@ def test_slow_way_only_takes_longer(fleet: World, random: Random) -> None:
     report(fleet, f"{FAULTS} slow ways")
 
 
+@slow
 @pytest.mark.parametrize("heal", ["release", "forget"] if LEASES else ["release"])
 def test_server_that_was_cut_off_works_again(fleet: World, heal: str) -> None:
     """With `forget` what it had open says nothing for ever."""
@@ -255,6 +260,7 @@ def test_late_results_of_a_server_that_stood_still_are_refused(fleet: World) -> 
     assert max(again) <= TAKEN_OVER_S
 
 
+@slow
 def test_rolling_restart_is_not_noticed(fleet: World) -> None:
     restarted = 0
     for _ in range(max(1, FAULTS // 10)):

@@ -24,6 +24,7 @@ def test_what_is_submitted_on_one_server_runs_where_it_is_handled(pair: tuple[Se
     assert (unknown.status, unknown.json["code"]) == (422, "unknown_type")
 
 
+@slow
 def test_a_task_that_runs_on_one_server_is_cancelled_by_the_other(pair: tuple[Server, Server]) -> None:
     one, _ = pair
     task_id = one.submit("forever")

@@ -6,6 +6,7 @@ import json
 import resource
 
 from process import Site
+from tiers import slow
 
 pytest_plugins = ("site_fixture",)
 
@@ -44,6 +45,7 @@ def test_each_request_is_a_line_on_stderr_and_tells_no_secret(site: Site) -> Non
     assert SECRET not in server.output.text()
 
 
+@slow
 def test_without_the_flag_no_request_is_a_line(site: Site) -> None:
     server = site.start()
     assert server.get("/livez").status == 200
@@ -51,6 +53,7 @@ def test_without_the_flag_no_request_is_a_line(site: Site) -> None:
     assert "http.answered" not in server.output.text()
 
 
+@slow
 def test_below_the_root_path_alone_it_answers(site: Site) -> None:
     server = site.spawn(root_path="/tq")
     first = server.output.wait("listening on http://127.0.0.1:")
@@ -62,6 +65,7 @@ def test_below_the_root_path_alone_it_answers(site: Site) -> None:
     assert server.get("/v1/stats").status == 404
 
 
+@slow
 def test_it_may_open_as_many_files_as_the_system_allows(site: Site) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))

@@ -18,6 +18,7 @@ GRACE_S = 2.0
 # Submitting, in every way there is
 
 
+@slow
 def test_a_task_of_the_original_client_is_done(site: Site) -> None:
     server = site.start()
     answer = server.post("/submit", {"id": "mine", "type": "shout", "payload": {"text": "hi"}})
@@ -152,6 +153,7 @@ def begin_submit(server: Server, sock: socket.socket, body: bytes) -> None:
     assert sock.recv(100).startswith(b"HTTP/1.1 100 ")
 
 
+@slow
 def test_a_submit_on_an_open_connection_is_refused_while_it_stops(site: Site) -> None:
     server = site.start(grace=GRACE_S)
     running = server.submit("nap", {"seconds": 1.0})
@@ -172,6 +174,7 @@ def test_a_submit_on_an_open_connection_is_refused_while_it_stops(site: Site) ->
     assert "too-late" not in site.stored()
 
 
+@slow
 def test_an_upload_under_way_is_told_which_lines_are_stored(site: Site) -> None:
     server = site.start(grace=GRACE_S)
     with server.open_socket() as sock:

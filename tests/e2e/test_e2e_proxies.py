@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from process import JSON_TYPE, PATIENCE_S, Answer, Server, Site, ask_on, wait_until
+from tiers import slow, tiered
 
 pytest_plugins = ("site_fixture",)
 
@@ -124,7 +125,9 @@ def test_through_a_proxy_all_is_as_without_it(through: Server) -> None:
     connection.close()
 
 
-@pytest.mark.parametrize("more", [{"Accept": "text/event-stream"}, HANDSHAKE], ids=["sse", "websocket"])
+@pytest.mark.parametrize(
+    "more", tiered([{"Accept": "text/event-stream"}, HANDSHAKE]), ids=["sse", "websocket"]
+)
 def test_through_a_proxy_events_come_as_they_happen(through: Server, more: dict[str, str]) -> None:
     made = through.ask("POST", "/tq/v1/tasks", b'{"type":"nap","payload":{"seconds":2}}', OUR_PAGE)
     times = arrivals(through, f"{made.headers['location']}/events", HOST | more, b'"succeeded"')
@@ -132,6 +135,7 @@ def test_through_a_proxy_events_come_as_they_happen(through: Server, more: dict[
     assert times[-1] > 1
 
 
+@slow
 def test_through_a_proxy_no_page_of_another_host_opens_a_websocket(through: Server) -> None:
     connection: http.client.HTTPConnection = through.connect()
     answer: Answer = ask_on(connection, "GET", "/tq/v1/events", headers=OTHER_PAGE | HANDSHAKE)

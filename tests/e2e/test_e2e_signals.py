@@ -7,7 +7,7 @@ import time
 
 import pytest
 from process import SHUTDOWN_SLACK_S, Site
-from tiers import slow
+from tiers import slow, tiered
 
 pytest_plugins = ("site_fixture",)
 
@@ -15,7 +15,7 @@ GRACE_S = 1.0
 LONG_GRACE_S = 300.0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", tiered([signal.SIGTERM, signal.SIGINT]))
 def test_both_signals_stop_it_in_order(site: Site, number: signal.Signals) -> None:
     server = site.start(grace=GRACE_S)
     task_id = server.submit("hang")
@@ -27,7 +27,7 @@ def test_both_signals_stop_it_in_order(site: Site, number: signal.Signals) -> No
     assert (task.state, task.attempt, task.crashes) == ("pending", 0, 0)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", tiered([signal.SIGTERM, signal.SIGINT]))
 def test_a_second_signal_cuts_the_grace_short(site: Site, number: signal.Signals) -> None:
     server = site.start(grace=LONG_GRACE_S)
     task_id = server.submit("hang")
@@ -40,6 +40,7 @@ def test_a_second_signal_cuts_the_grace_short(site: Site, number: signal.Signals
     assert (task.state, task.attempt, task.crashes) == ("pending", 0, 0)
 
 
+@slow
 def test_a_third_signal_ends_it_at_once(site: Site) -> None:
     server = site.start(grace=LONG_GRACE_S)
     task_id = server.submit("shielded")

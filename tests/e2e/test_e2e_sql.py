@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 from process import SOON_S, Server
+from tiers import slow
 
 pytest_plugins = ("pair_fixture",)
 
@@ -31,6 +32,7 @@ def heard(server: Server, found: list[dict[str, object]], until: threading.Event
     connection.close()
 
 
+@slow
 def test_a_task_begins_when_its_transaction_commits_and_all_who_watch_hear_of_it(
     pair: tuple[Server, Server], postgres_url: str
 ) -> None:

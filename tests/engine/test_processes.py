@@ -19,7 +19,7 @@ import trio.testing
 from lease import run_of
 from process_app import app
 from real_time import PATIENCE_S, open_real_server, run_one, wait_until
-from tiers import tiered
+from tiers import slow, tiered
 
 from tq.core.task import Reason, State, Success
 from tq.engine import processes
@@ -76,7 +76,7 @@ async def test_context_in_a_process_knows_its_attempt(server: Server) -> None:
     assert found == {"task": task.id, "attempt": 1, "leads_group": True}
 
 
-@pytest.mark.parametrize("type", ["raises", "raises_async"])
+@pytest.mark.parametrize("type", tiered(["raises", "raises_async"]))
 async def test_exception_of_a_process_comes_back_with_the_handlers_own_traceback(
     server: Server, type: str
 ) -> None:
@@ -107,7 +107,7 @@ async def test_result_of_a_process_that_is_not_json_fails_without_retry(server: 
     assert (task.state, task.attempt, task.errors[0].type) == (State.FAILED, 1, "ResultNotJson")
 
 
-@pytest.mark.parametrize("character", ["x", '"', "\\"])
+@pytest.mark.parametrize("character", tiered(["x", '"', "\\"]))
 async def test_a_mebibyte_goes_both_ways(server: Server, character: str) -> None:
     payload = character * ((MIB - 2) // len(json.dumps(character)[1:-1]))
     task = await run_one(server, "echo", payload)
@@ -214,6 +214,7 @@ async def test_what_a_dead_process_left_is_killed(server: Server, tmp_path: Path
     await wait_gone(int(file.read_text()), within_s=1)
 
 
+@slow
 async def test_forked_copy_of_a_child_neither_speaks_for_it_nor_hides_its_death(server: Server) -> None:
     pid = (await run_one(server, "pid")).result
     assert (await run_one(server, "forks")).result == '"undisturbed"'
@@ -222,7 +223,7 @@ async def test_forked_copy_of_a_child_neither_speaks_for_it_nor_hides_its_death(
     assert task.errors[0].type == "ProcessDied"
 
 
-@pytest.mark.parametrize("type", ["closes", "rubbish"])
+@pytest.mark.parametrize("type", tiered(["closes", "rubbish"]))
 async def test_child_that_cannot_be_understood_is_killed(server: Server, type: str) -> None:
     pid = int((await run_one(server, "pid")).result or "")
     assert (await run_one(server, type)).errors[0].type == "ProcessDied"
@@ -230,6 +231,7 @@ async def test_child_that_cannot_be_understood_is_killed(server: Server, type: s
     assert (await run_one(server, "echo", 1)).result == "1"
 
 
+@slow
 async def test_idle_child_that_died_is_not_used(server: Server) -> None:
     pid = int((await run_one(server, "pid")).result or "")
     os.kill(pid, signal.SIGKILL)
@@ -295,11 +297,16 @@ async def test_kit_runs_a_handler_of_a_process_inline_on_virtual_time(
     ("reference", "message"),
     [
         ("no_such_module:app", "importing no_such_module:app raised ModuleNotFoundError: No module named"),
-        (
+        pytest.param(
             "process_app:nothing",
             "importing process_app:nothing raised AttributeError: module 'process_app'",
+            marks=slow,
         ),
-        ("process_app:tell", "importing process_app:tell raised TypeError: process_app:tell is a function,"),
+        pytest.param(
+            "process_app:tell",
+            "importing process_app:tell raised TypeError: process_app:tell is a function,",
+            marks=slow,
+        ),
     ],
 )
 async def test_app_that_a_child_cannot_import_fails_the_attempt(reference: str, message: str) -> None:
@@ -335,6 +342,7 @@ async def test_process_that_ends_or_hangs_before_it_is_ready_fails_the_attempt(
     )
 
 
+@slow
 async def test_child_refuses_to_share_the_group_of_others() -> None:
     """It would take them along."""
 
@@ -398,8 +406,8 @@ async def test_task_cancelled_while_its_child_starts_leaves_no_child() -> None:
     ("type", "guard"),
     [
         ("deaf", "die_by_kernel"),
-        ("family", "die_by_kernel"),
-        ("sleeps", "die_by_thread"),
+        pytest.param("family", "die_by_kernel", marks=slow),
+        pytest.param("sleeps", "die_by_thread", marks=slow),
         ("family", "die_by_thread"),
     ],
 )

@@ -120,14 +120,14 @@ def other_database(server: str) -> Iterator[Database]:
 
 Direction: TypeAlias = tuple[str, str]
 
-DIRECTIONS = tiered([("file", "schema"), ("schema", "file"), ("file", "file"), ("schema", "schema")], quick=2)
+DIRECTIONS = tiered(["file to schema", "schema to file", "file to file", "schema to schema"], quick=2)
 
 
-@pytest.fixture(params=DIRECTIONS, ids=lambda kinds: " to ".join(kinds))
+@pytest.fixture(params=DIRECTIONS)
 def direction(request: pytest.FixtureRequest) -> Direction:
     """From what, and to what."""
-    kinds: Direction = request.param
-    return kinds
+    source, _, target = request.param.partition(" to ")
+    return source, target
 
 
 @pytest.fixture

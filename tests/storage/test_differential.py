@@ -167,7 +167,8 @@ def test_sqlite_does_what_the_model_does(seed: int, tmp_path: Path, seen: Counte
     seen.update(run(seed, MemoryStore(), lambda: SqliteStore(tmp_path / "tq.db")))
 
 
-@pytest.mark.parametrize("seed", tiered((QUICK_SEED, *SEEDS)))
+@slow
+@pytest.mark.parametrize("seed", [QUICK_SEED, *SEEDS])
 def test_postgres_does_what_the_model_does(
     seed: int, open_empty_postgres: Callable[[], Store], seen: Counter[str]
 ) -> None:

@@ -13,7 +13,7 @@ import pytest
 from chooser import Chooser
 from postgres_place import Schema
 from storage_kit import HERE, NOW, claim, do, finish, new, recount, settle, submit, task
-from tiers import tiered
+from tiers import slow, tiered
 
 from tq.core import ops, queries
 from tq.core.errors import DuplicateTask, TqError
@@ -354,6 +354,7 @@ def test_the_row_of_the_leader_is_locked_last(stores: list[PostgresStore], empty
     assert isinstance(claimed, ops.Claimed)
 
 
+@slow
 @pytest.mark.parametrize("seed", tiered([1, 2, 3]))
 def test_whatever_happens_at_once_the_tables_agree(stores: list[PostgresStore], seed: int) -> None:
     """Random batches to both. The model of each is the database itself: it only has to choose well."""

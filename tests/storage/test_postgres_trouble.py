@@ -15,6 +15,7 @@ from postgres_place import Schema
 from postgres_server import execute, private_server
 from postgres_way import Way
 from storage_kit import HERE, NOW, claim, do, finish, new, running, state, submit, task
+from tiers import slow
 
 from tq.core import ops, queries
 from tq.core.errors import InvalidInput, SchemaMismatch, StorageError, StorageUnavailable, TqError
@@ -190,6 +191,7 @@ def test_database_that_forgets_at_a_power_cut_is_refused_unless_asked_for(postgr
     PostgresStore(postgres_url, durable=False).close()
 
 
+@slow
 def test_server_that_does_not_sync_is_refused() -> None:
     with private_server(fsync="off", full_page_writes="off") as server:
         with pytest.raises(StorageError, match="has fsync = off, and would lose acknowledged"):

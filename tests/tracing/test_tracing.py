@@ -15,6 +15,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
+from tiers import slow, tiered
 
 from tq.context import Context
 from tq.engine.processes import python_child
@@ -139,7 +140,7 @@ async def test_the_span_is_the_current_one_on_an_asyncio_loop_too(spans: Spans) 
     assert [json.loads(task.result or "") for task in tasks] == [[ids(span)[1]] * 2 for span in attempts]
 
 
-@pytest.mark.parametrize("type", ["render", "render_async"])
+@pytest.mark.parametrize("type", tiered(["render", "render_async"]))
 async def test_spans_in_a_process_are_below_that_of_the_attempt(spans: Spans, type: str) -> None:
     spawn = python_child("traced_app:app")
     async with open_server(no_render(), tracing=spans.tracing, spawn=spawn) as server:
@@ -175,7 +176,7 @@ async def test_without_tracing_a_task_keeps_the_span_it_came_with(
     ("first", "found"),
     [
         ("", "None False"),
-        ("import opentelemetry.trace", "None True"),
+        pytest.param("import opentelemetry.trace", "None True", marks=slow),
         (
             "from opentelemetry import trace; from opentelemetry.sdk.trace import TracerProvider;"
             " trace.set_tracer_provider(TracerProvider())",

@@ -18,6 +18,7 @@ from typing import Any, Final, cast
 
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, HTTPScope, WebsocketScope
 from quart import Response as QuartResponse
+from quart.routing import QuartRule
 from quart_trio import QuartTrio
 from quart_trio.asgi import TrioASGIHTTPConnection
 from werkzeug import exceptions
@@ -385,9 +386,22 @@ def _no_such_method(method: str, path: str, allow: list[str]) -> Response:
     )
 
 
+class LazyRule(QuartRule):
+    """A rule for matching: its code to build URLs, most of what a rule costs, is made when it is called."""
+
+    def _compile_builder(self, append_unknown: bool = True) -> Callable[..., tuple[str, str]]:
+        compiled = super()._compile_builder
+
+        def build(rule: LazyRule, **values: Any) -> tuple[str, str]:
+            return compiled(append_unknown)(rule, **values)
+
+        return build
+
+
 class Door(QuartTrio):
     """A QuartTrio app whose errors are problems, with the lean way for the routes of the table."""
 
+    url_rule_class = LazyRule  # type: ignore[assignment]  # as Quart's own class has it
     asgi_http_class = HttpConnection
     asgi_websocket_class = WebSocketConnection
 
