@@ -249,7 +249,8 @@ def test_children_are_cancelled_too_unless_told_otherwise(at: CallTq) -> None:
     at("submit", "add", "a=1", "--id", "p2", "--delay", "1h", "--tag", "x")
     at("submit", "add", "a=1", "--id", "c2", "--parent", "p2", "--delay", "1h")
     at("tasks", "cancel", "--tag", "x", "--yes")
-    assert ids(at("tasks", "list", "--state", "scheduled")) == ["c"]
+    # A child is cancelled soon after its parent, not before the command has ended.
+    wait_until(lambda: ids(at("tasks", "list", "--state", "scheduled")) == ["c"])
 
 
 def test_a_filter_is_counted_and_asked_about_first(at: CallTq, answered: Answered) -> None:
