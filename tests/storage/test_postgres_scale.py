@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import closing
 
@@ -57,6 +58,13 @@ def most_rows(store: PostgresStore, statement: str, *parameters: str | int | boo
     return round(max(steps(found[0]["Plan"])))
 
 
+def indexes(store: PostgresStore, statement: str, *parameters: str | int) -> set[str]:
+    """The names of the indexes that *statement* goes through."""
+    with store._readers.lend() as db:
+        [(found,)] = db.execute(f"EXPLAIN (FORMAT JSON) {statement}", parameters).fetchall()
+    return set(re.findall(r"'Index Name': '(\w+)'", str(found)))
+
+
 def test_news_does_not_look_at_lanes_in_which_nothing_waits(keyed: PostgresStore) -> None:
     nothing = ("{}", "{}", "{}", "{}")
     asked = ("{mine}", True, "us", NOW, NOW, NOW, *nothing)
@@ -67,6 +75,23 @@ def test_news_does_not_look_at_lanes_in_which_nothing_waits(keyed: PostgresStore
 def test_claim_of_a_queue_with_rules_counts_only_what_runs(keyed: PostgresStore) -> None:
     running(keyed, "a")
     assert most_rows(keyed, postgres_sql.SELECT_RUNNING, "{default}") < 20
+
+
+def test_claims_find_their_rows_however_few_there_were_when_they_were_counted(
+    store: PostgresStore, empty_schema: Schema
+) -> None:
+    """As in a burst after a night without work."""
+    do(store, ops.Submit(new("first")))
+    with psycopg.connect(empty_schema.server, autocommit=True) as db:
+        db.execute(f"SET search_path = {empty_schema.name}")
+        db.execute("VACUUM (ANALYZE) lives, tasks, lanes")
+    do(store, ops.SubmitMany(tuple(new(f"t{n}") for n in range(1_000))))
+    assert indexes(store, postgres_sql.CLAIM_PICKED, "{1}", 1, NOW, "us") == {"lives_pkey", "tasks_pkey"}
+    heads = ("{1}", 5, NOW, "us", 5, "{0}", "{0}", "{0}")
+    found = indexes(store, postgres_sql.CLAIM_LANES, *heads)
+    assert found == {"lives_pending", "lives_pkey", "tasks_pkey"}
+    head = (1, 5, NOW, "us", 0, 0, 0)
+    assert indexes(store, postgres_sql.CLAIM_LANE, *head) == {"lives_pending", "lives_pkey", "tasks_pkey"}
 
 
 def test_what_a_batch_has_started_itself_counts_against_its_limits(store: PostgresStore) -> None:
