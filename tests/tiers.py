@@ -5,7 +5,7 @@ kind of way. A promise of tq has a quick test where it can. Slow is what is mark
 
 - of a test with many cases, where a case costs something, all but a few of them;
 - of the contract of stores on PostgreSQL, all but each seventh test, apart from the files on claims and their
-  ends. In memory and on SQLite all of its tests are quick.
+  ends. In memory and on SQLite each of its tests is quick.
 """
 
 from __future__ import annotations

@@ -89,12 +89,10 @@ def test_claims_find_their_rows_however_few_there_were_when_they_were_counted(
     do(store, ops.SubmitMany(tuple(new(f"t{n}") for n in range(1_000))))
     by_number = {"lives_pkey", "lives_waiting", "tasks_pkey"}
     assert set(indexes(store, postgres_sql.CLAIM_PICKED, "{1}", 1, NOW, "us")) <= by_number
-    for claim, *head in (
-        (postgres_sql.CLAIM_LANE, 0, 0, 0),
-        (postgres_sql.CLAIM_LANES, 5, "{0}", "{0}", "{0}"),
+    for found in (
+        indexes(store, postgres_sql.CLAIM_LANE, 1, 5, NOW, "us", 0, 0, 0),
+        indexes(store, postgres_sql.CLAIM_LANES, "{1}", 5, NOW, "us", 5, "{0}", "{0}", "{0}"),
     ):
-        lanes = 1 if claim == postgres_sql.CLAIM_LANE else "{1}"
-        found = indexes(store, claim, lanes, 5, NOW, "us", *head)
         # Only to find the first that wait.
         assert found.pop("lives_pending") == 1
         assert set(found) <= by_number
