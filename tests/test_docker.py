@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml  # type: ignore[import-untyped]
+from tiers import slow
 
 from tq.config import SETTINGS, load_config
 from tq.core.keys import Scope
@@ -87,6 +88,7 @@ def test_keys_are_made_once(tmp_path: Path) -> None:
     assert (tmp_path / "root").stat().st_mode & 0o777 == 0o600
 
 
+@slow
 def test_keys_are_made_anew_for_a_new_store(tmp_path: Path) -> None:
     make_keys(tmp_path)
     before = (tmp_path / "root").read_text()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from cli_kit import APP, CallTq, Done, serving
+from tiers import slow
 
 pytest_plugins = ("calling",)
 
@@ -22,6 +23,7 @@ def made(done: Done) -> str:
     return key
 
 
+@slow
 def test_the_first_key_is_made_offline_and_makes_the_others(tq: CallTq, tmp_path: Path) -> None:
     root = made(tq("keys", "create", "--name", "root", "--scope", "admin,read", *STORE))
     assert tq("keys", "list", *STORE).out == f"{root[3:19]}\tread,admin\tall\t\tgood\troot\n"

@@ -211,6 +211,7 @@ def test_events_go_on_with_another_snapshot_when_the_server_restarts(site: Site)
 # Refusals and silence
 
 
+@slow
 def test_a_503_is_asked_again_after_what_it_says() -> None:
     body = b'{"id": "a", "state": "pending"}'
     busy = http(503, b"{}", "retry-after: 1")

@@ -206,6 +206,7 @@ def test_a_copy_into_a_database_that_is_ended_leaves_nothing_and_can_be_run_agai
     assert time.monotonic() - begun < 60
 
 
+@slow
 @pytest.mark.parametrize("number", tiered([signal.SIGINT, signal.SIGTERM, signal.SIGHUP]))
 def test_a_copy_into_a_file_that_is_ended_leaves_nothing(site: Site, number: signal.Signals) -> None:
     fill(site.db, MANY)

@@ -125,6 +125,7 @@ def test_through_a_proxy_all_is_as_without_it(through: Server) -> None:
     connection.close()
 
 
+@slow
 @pytest.mark.parametrize(
     "more", tiered([{"Accept": "text/event-stream"}, HANDSHAKE]), ids=["sse", "websocket"]
 )

@@ -27,6 +27,7 @@ def test_both_signals_stop_it_in_order(site: Site, number: signal.Signals) -> No
     assert (task.state, task.attempt, task.crashes) == ("pending", 0, 0)
 
 
+@slow
 @pytest.mark.parametrize("number", tiered([signal.SIGTERM, signal.SIGINT]))
 def test_a_second_signal_cuts_the_grace_short(site: Site, number: signal.Signals) -> None:
     server = site.start(grace=LONG_GRACE_S)

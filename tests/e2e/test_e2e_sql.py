@@ -70,6 +70,7 @@ def test_a_task_begins_when_its_transaction_commits_and_all_who_watch_hear_of_it
     assert other.get("/v1/stats").json["totals"]["submitted"] == 3
 
 
+@slow
 def test_who_submits_an_id_that_a_transaction_holds_is_told_to_come_again_and_nobody_waits_with_them(
     pair: tuple[Server, Server], postgres_url: str
 ) -> None:

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from postgres_place import Schema
 from storage_kit import NOW, do, new, submit
+from tiers import slow
 
 from tq.core import ops
 from tq.core.errors import InvalidInput, StorageError, StorageInUse, StorageUnavailable
@@ -167,6 +168,7 @@ def test_a_store_is_not_copied_into_itself(
 # What happens in the middle
 
 
+@slow
 def test_a_server_that_starts_in_the_middle_is_refused(source: str, empty_schema: Schema) -> None:
     told: list[str] = []
 

@@ -220,6 +220,7 @@ def test_two_blockers_that_end_at_once_are_both_counted(stores: list[PostgresSto
     assert [state(stores[0], f"c-{n}") for n in range(40)] == [State.PENDING] * 40
 
 
+@slow
 def test_sweeps_beside_each_other_share_the_work(stores: list[PostgresStore]) -> None:
     fill(stores[0], 500, run_at=NOW + 10)
 

@@ -65,6 +65,7 @@ def test_commit_of_which_nothing_is_heard_is_done_once(store: PostgresStore, way
     assert store.read(queries.GetStats()).submitted == 2
 
 
+@slow
 def test_slow_statement_is_no_silence_within_its_time(store: PostgresStore, way: Way) -> None:
     target = postgres_link.parse_url(way.url)
     with closing(postgres_link.connect(target, application="tq-slow", durable=False, silent_s=1.5)) as db:
@@ -75,6 +76,7 @@ def test_slow_statement_is_no_silence_within_its_time(store: PostgresStore, way:
         assert db.closed
 
 
+@slow
 def test_server_that_lets_in_and_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postgres_link, "CONNECT_TIMEOUT_S", 1)
     with (

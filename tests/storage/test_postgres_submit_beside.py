@@ -19,6 +19,7 @@ from postgres_server import execute
 from psycopg import errors
 from storage_kit import NOW, claim, do, finish, new, recount, submit, task
 from submit_task_kit import TRACEPARENT, US, call, declare
+from tiers import slow
 
 from tq.core import ops, queries
 from tq.core.errors import StorageUnavailable, TqError
@@ -156,6 +157,7 @@ def test_an_id_that_a_transaction_holds_is_refused_and_its_neighbours_go_in(
     assert do(store, ops.SubmitMany((new("c"), new("held"))))[1].duplicate
 
 
+@slow
 def test_few_held_among_many_are_found(store: PostgresStore, db: psycopg.Connection) -> None:
     declare(store, None)
     held = {"t3", "t4", "t250", "t499"}
@@ -171,6 +173,7 @@ def test_few_held_among_many_are_found(store: PostgresStore, db: psycopg.Connect
     assert store.read(queries.GetStats()).submitted == 500
 
 
+@slow
 def test_who_asks_again_for_what_is_held_keeps_nobody_waiting(
     store: PostgresStore, db: psycopg.Connection
 ) -> None:
@@ -189,6 +192,7 @@ def test_who_asks_again_for_what_is_held_keeps_nobody_waiting(
     assert do(store, ops.Submit(new("held"))).duplicate
 
 
+@slow
 def test_all_of_many_are_held(store: PostgresStore, db: psycopg.Connection) -> None:
     declare(store, None)
     with db.transaction():
@@ -200,6 +204,7 @@ def test_all_of_many_are_held(store: PostgresStore, db: psycopg.Connection) -> N
         assert all(isinstance(reply, StorageUnavailable) for reply in replies)
 
 
+@slow
 def test_what_waits_for_a_stranger_is_not_half_applied(
     store: PostgresStore, db: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -104,6 +104,7 @@ def test_closed_store_says_so(store: PostgresStore) -> None:
 # Others in the way
 
 
+@slow
 def test_batch_behind_a_stranger_fails_in_time_and_heartbeats_get_through(
     store: PostgresStore, empty_schema: Schema
 ) -> None:
