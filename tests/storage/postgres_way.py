@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 class Way:
     """A way to the server at *url* on which the next COMMIT meets what `at_commit` says, once.
 
-    While it ``swallows``, what is sent either way is taken and goes nowhere, new connections included.
+    While it ``swallows``, what is sent either way is taken and goes nowhere, new connections included; nor
+    does the server hear that a client is gone.
     """
 
     def __init__(self, url: str) -> None:
@@ -54,7 +55,8 @@ class Way:
                         continue
                     return
                 target.sendall(data)
-        _shut(source, target)
+        if not self.swallows:
+            _shut(source, target)
 
     def _goes_on(self, client: socket.socket, server: socket.socket, data: bytes) -> bool:
         """Meet a COMMIT. Whether the connection stays open, to swallow whatever else comes."""

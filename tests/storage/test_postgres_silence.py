@@ -10,9 +10,11 @@ import socket
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from time import perf_counter
 
 import psycopg
 import pytest
+from postgres_place import Schema
 from postgres_way import Way
 from storage_kit import HERE, NOW, do, new, state, submit
 from tiers import slow
@@ -63,6 +65,34 @@ def test_commit_of_which_nothing_is_heard_is_done_once(store: PostgresStore, way
     assert not do(store, ops.Submit(new("b"))).duplicate
     assert way.met == 1
     assert store.read(queries.GetStats()).submitted == 2
+
+
+def test_what_a_silent_way_left_locked_is_let_go(store: PostgresStore, way: Way) -> None:
+    """In the middle of a batch the database waits for the rest of it, and no limit of its own is counted."""
+    submit(store, "a")
+
+    def fall_silent(_: object) -> None:
+        way.swallows = True
+
+    with ThreadPoolExecutor() as pool:
+        cut = pool.submit(
+            store.apply, [ops.Submit(new("b")), ops.Claim(HERE, None, 1)], NOW, news=fall_silent
+        )
+        with pytest.raises(StorageUnavailable):
+            cut.result(timeout=20)
+    way.swallows = False
+    began = perf_counter()
+    assert not do(store, ops.Submit(new("b"))).duplicate
+    assert perf_counter() - began < 0.9  # and a lock is waited for a second
+    assert store.read(queries.GetStats()).submitted == 2
+
+
+def test_backend_of_a_stranger_is_let_be(store: PostgresStore, way: Way, empty_schema: Schema) -> None:
+    with psycopg.connect(empty_schema.server) as stranger:
+        store._backend = stranger.info.backend_pid
+        store._drop_writer()
+        submit(store, "a")
+        assert stranger.execute("SELECT 1").fetchone() == (1,)
 
 
 @slow

@@ -125,7 +125,9 @@ class PostgresStore:
         self._batches = 0
         self._held: frozenset[TaskId] = frozenset()
         """The ids that others held when a batch last looked."""
-        self._writer: Connection | None = self._connect(durable=durable)
+        self._backend: int | None = None
+        """The process of the last connection that writes, on the database's side."""
+        self._writer: Connection | None = self._connect_writer()
         try:
             with told_as_ours(self._target):
                 migrate(self._writer, self._target, migrations())
@@ -163,6 +165,23 @@ class PostgresStore:
             silent_s=self._silent_s,
             let_go=self._closing,
         )
+
+    def _connect_writer(self) -> Connection:
+        """A connection to write by, once the one before it is ended on the database's side too.
+
+        What that has in hand would else stay locked for as long as TCP, or something between, keeps it alive:
+        in the middle of a batch the database waits for more without a limit.
+        """
+        db = self._connect(durable=self._durable)
+        try:
+            if self._backend is not None:
+                db.execute(sql.END_BACKEND, (self._backend, self._name))
+        except psycopg.Error as error:
+            close_quietly(db)
+            with told_as_ours(self._target):
+                raise error
+        self._backend = db.info.backend_pid
+        return db
 
     # Writing
 
@@ -207,7 +226,7 @@ class PostgresStore:
         """Apply *ops* in one transaction, once. Raises what was in the way; then nothing was applied."""
         if self._closing.is_set():
             raise StorageUnavailable(f"the store {self._target.name} is closed: open it again")
-        db = self._writer = self._writer or self._connect(durable=self._durable)
+        db = self._writer = self._writer or self._connect_writer()
         talk = Talk(db)
         try:
             with nullcontext() if apart else talk.pipeline():
@@ -280,7 +299,7 @@ class PostgresStore:
         while asked_ms < DOUBT_MAX_MS and not self._closing.wait(ASK_AGAIN_MS / 1000 if asked_ms else 0):
             asked_ms += ASK_AGAIN_MS
             try:
-                db = self._connect(durable=self._durable)
+                db = self._connect_writer()
             except StorageUnavailable:
                 continue
             try:

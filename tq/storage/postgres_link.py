@@ -52,6 +52,10 @@ _SETTINGS: Final = {
     "statement_timeout": str(STATEMENT_TIMEOUT_MS),
     "lock_timeout": str(LOCK_TIMEOUT_MS),
     "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_MS),
+    # So that the database lets go of what a machine that is gone has locked.
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "3",
+    "tcp_keepalives_count": "3",
     "client_encoding": "UTF8",
     "TimeZone": "UTC",
     "jit": "off",

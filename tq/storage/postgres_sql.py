@@ -48,6 +48,10 @@ UPSERT_WRITER: Final = """
 INSERT INTO writers (writer, batch, seen_at) OVERRIDING SYSTEM VALUE VALUES ($1, $2, $3)
 ON CONFLICT (writer) DO UPDATE SET batch = excluded.batch, seen_at = excluded.seen_at
 """
+END_BACKEND: Final = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE pid = $1 AND application_name = $2 AND usename = current_user AND datname = current_database()
+"""
 # Waits for the transaction of a connection that is lost, if the server has not noticed that yet.
 SELECT_WRITER: Final = "SELECT batch FROM writers WHERE writer = $1 FOR UPDATE"
 DELETE_WRITER: Final = "DELETE FROM writers WHERE writer = $1"
