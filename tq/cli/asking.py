@@ -19,6 +19,7 @@ import httpx2
 import msgspec
 
 from tq.cli.exits import Exit, Fault
+from tq.core.sendable import header_text
 
 KEY_VARIABLE: Final = "TQ_KEY"
 READ_TRIES: Final = 3
@@ -165,6 +166,9 @@ class Api:
                 " --url"
             )
             raise Fault(Exit.UNREACHABLE, line) from None
+        except httpx2.LocalProtocolError:
+            # What it says may have a header in it, and so the key.
+            raise Fault(Exit.USAGE, "the request cannot be sent: HTTP does not allow what is in it") from None
         except httpx2.TransportError as error:
             line = (
                 f"{self.url} gave no answer ({type(error).__name__}: {error}): what was asked of it"
@@ -184,13 +188,8 @@ class Api:
 
 
 def _authorization() -> dict[str, str]:
-    key = os.environ.get(KEY_VARIABLE, "").strip()
-    if not key:
-        return {}
-    # The key itself is not shown: what this says may be kept in a log.
-    if not (key.isascii() and key.isprintable()) or " " in key:
-        raise click.UsageError(f"{KEY_VARIABLE}: no key: it has spaces or characters beyond ASCII")
-    return {"authorization": f"Bearer {key}"}
+    key = header_text(os.environ.get(KEY_VARIABLE, ""), KEY_VARIABLE)
+    return {"authorization": f"Bearer {key}"} if key else {}
 
 
 def _present(query: Mapping[str, object] | None) -> dict[str, str]:
