@@ -81,10 +81,10 @@ def run_tq(*args: str, cwd: Path) -> Done:
 
 
 @contextmanager
-def serving(*args: str, cwd: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """``tq`` *args* on a free port: the process, and its URL once it answers. Killed at the end."""
+def serving(*args: str, cwd: Path, bind: str = "127.0.0.1:0") -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """``tq`` *args*, on a free port if not told: the process, and its URL. Killed at the end."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tq", *args, "--bind", "127.0.0.1:0"],
+        [sys.executable, "-m", "tq", *args, "--bind", bind],
         cwd=cwd,
         env=environment(),
         stdout=subprocess.PIPE,

@@ -179,6 +179,9 @@ class Api:
     def _refusal(self, response: httpx2.Response, answer: object) -> Fault | Lost:
         status = response.status_code
         if not (response.is_error and isinstance(answer, dict) and "code" in answer):
+            if status in (502, 503, 504):
+                line = f"{self.url} answered {status}, as a proxy does whose server is away"
+                return Lost(Fault(Exit.UNREACHABLE, line), _seconds(response.headers.get("retry-after")))
             line = f"{self.url} answered {status}, not as a tq server does: check --url"
             return Fault(Exit.REFUSED, line)
         fault = Fault(_kind(status), f"refused: {answer.get('detail')} [{answer['code']}]")
