@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -78,6 +79,20 @@ def run_tq(*args: str, cwd: Path) -> Done:
         check=False,
     )
     return Done(done.returncode, done.stdout, done.stderr)
+
+
+def shell(script: str, cwd: Path, **env: str) -> tuple[int, str, str]:
+    """What bash makes of *script*, in which ``tq`` is the command line: the code of the first of a pipe."""
+    tq = f'tq() {{ {shlex.quote(sys.executable)} -m tq "$@"; }}'
+    done = subprocess.run(
+        ["bash", "-c", f"{tq}\n{script}\nexit ${{PIPESTATUS[0]}}"],
+        cwd=cwd,
+        env=environment() | env,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    return done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
 
 
 @contextmanager
