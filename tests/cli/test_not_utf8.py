@@ -33,7 +33,7 @@ pytest_plugins = ("calling",)
             r"tq tail --queue $'\xff'",
             r"tq queues pause $'\xff'",
             r"tq schedules set $'\xff' echo --every 5m",
-            r"tq keys create $'\xff' --scope read",
+            r"tq keys create --name $'\xff' --scope read",
             r"tq dead list --error $'\xff'",
             r"tq $'\xff'",
             r"TQ_KEY=$'\xff' tq tasks list",

@@ -143,7 +143,11 @@ def _keeps(command: F) -> F:
     return run  # type: ignore[return-value]
 
 
-@click.group("keys", short_help="Make, list and revoke keys; see what yours may do.")
+@click.group(
+    "keys",
+    short_help="Make, list and revoke keys; see what yours may do.",
+    epilog=examples("tq keys create --name ci --scope submit", "tq keys list"),
+)
 def keys_group() -> None:
     """Make, list and revoke keys: by a server, or in a store that no server has open."""
 
