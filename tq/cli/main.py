@@ -106,8 +106,8 @@ def _past_click() -> Iterator[None]:
         raise _Failed(error) from None
 
 
-_EPILOG: Final = examples("tq demo", "tq serve tasks:app", "tq submit email to=ada@example.org --wait")
-_EPILOG += "\n\n\b\nExit codes:\n" + "\n".join(
+_EXAMPLES: Final = examples("tq demo", "tq serve tasks:app", "tq submit email to=ada@example.org --wait")
+_EPILOG: Final = f"{_EXAMPLES}\n\n\b\nExit codes:\n" + "\n".join(
     f"  {code:3}  {meaning}" for code, meaning in EXIT_MEANINGS.items()
 )
 
