@@ -24,6 +24,8 @@ from tq.core.sendable import header_text
 KEY_VARIABLE: Final = "TQ_KEY"
 READ_TRIES: Final = 3
 """How often something is asked that changes nothing, while the server fails to answer."""
+READ_S: Final = 10.0
+"""Seconds that the answer to such a question may take. A server that lets them pass is not asked again."""
 PAUSE_MAX_S: Final = 5.0
 """Seconds between two tries at most, whatever the server asks for."""
 CONNECT_S: Final = 5.0
@@ -35,11 +37,13 @@ _LINE_MAX: Final = 8 * 1024 * 1024
 class Lost(Exception):
     """The server did not answer, or not now. What was asked for may be done all the same."""
 
-    def __init__(self, fault: Fault, retry_after_s: float) -> None:
+    def __init__(self, fault: Fault, retry_after_s: float, *, is_silence: bool = False) -> None:
         super().__init__(fault.line)
         self.fault = fault
         self.retry_after_s = retry_after_s
 
+        self.is_silence = is_silence
+        """It was reached, and said nothing within the time that it had."""
 
 class Event(msgspec.Struct, frozen=True):
     """One message of a stream. ``id`` None: its id is that of the one before."""
@@ -84,7 +88,7 @@ class Api:
         query: Mapping[str, object] | None = None,
         *,
         has: str = "id",
-        timeout_s: float = 30,
+        timeout_s: float = READ_S,
         tries: int = READ_TRIES,
     ) -> dict[str, Any]:
         """The object at *path*, which has a member *has*. Asked again if the server fails to answer."""
@@ -92,7 +96,7 @@ class Api:
             try:
                 return self._ask("GET", path, query=query, has=has, timeout_s=timeout_s)
             except Lost as lost:
-                if not tries_left:
+                if lost.is_silence or not tries_left:
                     raise lost.fault from None
                 time.sleep(min(max(lost.retry_after_s, 0.2), PAUSE_MAX_S))
         raise AssertionError("the last try returns or raises")
@@ -174,7 +178,8 @@ class Api:
                 f"{self.url} gave no answer ({type(error).__name__}: {error}): what was asked of it"
                 " may be done all the same; with --id, submitting again is safe"
             )
-            raise Lost(Fault(Exit.UNREACHABLE, line), 0) from None
+            is_silence = isinstance(error, httpx2.ReadTimeout)
+            raise Lost(Fault(Exit.UNREACHABLE, line), 0, is_silence=is_silence) from None
 
     def _refusal(self, response: httpx2.Response, answer: object) -> Fault | Lost:
         status = response.status_code
