@@ -55,7 +55,9 @@ def top_command(*, api: Api, once: bool, as_json: bool) -> None:
     console = _open_console()
     watch = Watch(api)
     watch.look()
-    if is_terminal() and not (once or as_json or console.is_dumb_terminal):
+    # Without a name for it, nothing is known of what the terminal can do.
+    is_dumb = console.is_dumb_terminal or os.environ.get("TERM") == ""
+    if is_terminal() and not (once or as_json or is_dumb):
         _redraw(watch, console)
         return
     time.sleep(EVERY_S)
