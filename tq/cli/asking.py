@@ -29,6 +29,7 @@ READ_S: Final = 10.0
 PAUSE_MAX_S: Final = 5.0
 """Seconds between two tries at most, whatever the server asks for."""
 CONNECT_S: Final = 5.0
+PORT_MAX: Final = 65_535
 QUIET_MAX_S: Final = 40.0
 """Seconds without a byte after which a stream is dead: a server shows every 15 that it lives."""
 _LINE_MAX: Final = 8 * 1024 * 1024
@@ -41,9 +42,9 @@ class Lost(Exception):
         super().__init__(fault.line)
         self.fault = fault
         self.retry_after_s = retry_after_s
-
         self.is_silence = is_silence
         """It was reached, and said nothing within the time that it had."""
+
 
 class Event(msgspec.Struct, frozen=True):
     """One message of a stream. ``id`` None: its id is that of the one before."""
@@ -71,9 +72,12 @@ class Api:
         self.url = url.rstrip("/")
         # A proxy of the environment would not reach this machine's own loopback.
         try:
-            local = httpx2.URL(url).host in ("localhost", "127.0.0.1", "::1")
+            parsed = httpx2.URL(url)
         except httpx2.InvalidURL as error:
             raise click.UsageError(f"--url {url!r}: {error}") from None
+        if parsed.port is not None and not 0 < parsed.port <= PORT_MAX:
+            raise click.UsageError(f"--url {url!r}: a port is 1 to {PORT_MAX}")
+        local = parsed.host in ("localhost", "127.0.0.1", "::1")
         # To load whom to trust takes longer than to ask, and only https needs it.
         tls = True if url.startswith("https:") else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self._client = httpx2.Client(trust_env=not local, verify=tls, headers=_authorization())

@@ -16,6 +16,7 @@ from tq.core.errors import InvalidInput
 from tq.core.sendable import header_text
 
 DEFAULT_URL: Final = "http://127.0.0.1:8080"
+PORT_MAX: Final = 65_535
 CONNECT_S: Final = 5.0
 """Seconds to reach a server."""
 ANSWER_S: Final = 30.0
@@ -65,6 +66,8 @@ def find_address(url: str | None, key: str | None, environ: Mapping[str, str]) -
         raise ValueError(f"url {url!r}: {fault}") from None
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise ValueError(f"url {url!r}: it must begin with http:// or https:// and name a host")
+    if parsed.port is not None and not 0 < parsed.port <= PORT_MAX:
+        raise ValueError(f"url {url!r}: a port is 1 to {PORT_MAX}")
     headers = {"authorization": f"Bearer {key}"} if key else {}
     # A proxy of the environment would not reach this machine's own loopback.
     return Address(url.rstrip("/"), headers, parsed.host not in ("localhost", "127.0.0.1", "::1"))
