@@ -34,6 +34,8 @@ pytest_plugins = ("calling",)
             r"tq queues pause $'\xff'",
             r"tq schedules set $'\xff' echo --every 5m",
             r"tq keys create --name $'\xff' --scope read",
+            r"tq keys create --name $'\xff' --scope admin --store sqlite:///./tq.db",
+            r"tq keys revoke $'\xff'",
             r"tq dead list --error $'\xff'",
             r"tq $'\xff'",
             r"TQ_KEY=$'\xff' tq tasks list",

@@ -137,8 +137,7 @@ def asks(command: F) -> F:
     @url_option
     @functools.wraps(command)
     def run(*, url: str, **rest: Any) -> Exit:
-        for name, value in [("--url", url), *rest.get("wanted", {}).items(), *rest.items()]:
-            _refuse_unsendable(name, value)
+        refuse_unsendable(url=url, **rest)
         # Imports the HTTP client.
         from tq.cli.asking import Api
 
@@ -148,15 +147,16 @@ def asks(command: F) -> F:
     return run  # type: ignore[return-value]
 
 
-def _refuse_unsendable(name: str, value: object) -> None:
-    """Raises click.UsageError if *value*, of the argument or option *name*, is not UTF-8."""
-    for text in value if isinstance(value, tuple) else (value,):
-        # A file may have any name; what is in it is read as JSON, which is UTF-8.
-        if isinstance(text, str) and not (name == "payload" and text.startswith("@")):
-            try:
-                utf8_text(text, name.replace("_", " "))
-            except InvalidInput as fault:
-                raise click.UsageError(fault.message) from None
+def refuse_unsendable(**given: Any) -> None:
+    """Raises click.UsageError if a text in what a command was *given*, by name, is not UTF-8."""
+    for name, value in {**given, **given.get("wanted", {})}.items():
+        for text in value if isinstance(value, tuple) else (value,):
+            # A file may have any name; what is in it is read as JSON, which is UTF-8.
+            if isinstance(text, str) and not (name == "payload" and text.startswith("@")):
+                try:
+                    utf8_text(text, name.replace("_", " "))
+                except InvalidInput as fault:
+                    raise click.UsageError(fault.message) from None
 
 
 # Which tasks
