@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 
 from tq.context import Context
-from tq.core.errors import PayloadInvalid
+from tq.core.errors import InvalidInput, PayloadInvalid
+from tq.core.sendable import json_bytes
 from tq.core.task import Json
 
 
@@ -64,9 +65,9 @@ class Signature:
         elif self.spread:
             value = {**given.pop(self.spread, {}), **given}
         try:
-            payload = msgspec.json.encode(value)
-        except (TypeError, ValueError, RecursionError) as error:
-            raise TypeError(f"{type}: JSON cannot hold its arguments: {error}") from None
+            payload = json_bytes(value, type)
+        except InvalidInput as error:
+            raise TypeError(error.message) from None
         self.arguments(type, Json(payload.decode()), None)
         return msgspec.Raw(payload)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -80,11 +81,25 @@ def run_tq(*args: str, cwd: Path) -> Done:
     return Done(done.returncode, done.stdout, done.stderr)
 
 
+def shell(script: str, cwd: Path, **env: str) -> tuple[int, str, str]:
+    """What bash makes of *script*, in which ``tq`` is the command line: the code of the first of a pipe."""
+    tq = f'tq() {{ {shlex.quote(sys.executable)} -m tq "$@"; }}'
+    done = subprocess.run(
+        ["bash", "-c", f"{tq}\n{script}\nexit ${{PIPESTATUS[0]}}"],
+        cwd=cwd,
+        env=environment() | env,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    return done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
+
+
 @contextmanager
-def serving(*args: str, cwd: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """``tq`` *args* on a free port: the process, and its URL once it answers. Killed at the end."""
+def serving(*args: str, cwd: Path, bind: str = "127.0.0.1:0") -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """``tq`` *args*, on a free port if not told: the process, and its URL. Killed at the end."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tq", *args, "--bind", "127.0.0.1:0"],
+        [sys.executable, "-m", "tq", *args, "--bind", bind],
         cwd=cwd,
         env=environment(),
         stdout=subprocess.PIPE,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from cli_kit import CallTq
 
+from tq.cli import asking
 from tq.cli.asking import Event, part, read_events
 
 pytest_plugins = ("calling",)
@@ -94,6 +97,17 @@ def test_a_read_is_asked_again_while_the_server_cannot_answer(tq: CallTq, script
     url, asked = scripted(problem(503, "overloaded"))
     assert "[overloaded]" in tq("tasks", "show", "a", TQ_URL=url).refused(9)
     assert len(asked) == 3
+
+
+def test_a_server_that_says_nothing_is_not_asked_again(tq: CallTq, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert asking.READ_S == 10
+    read_s = {**(asking.Api.get.__kwdefaults__ or {}), "timeout_s": 0.3}
+    monkeypatch.setattr(asking.Api.get, "__kwdefaults__", read_s)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        began = time.monotonic()
+        assert "gave no answer (ReadTimeout" in tq("tasks", "list", TQ_URL=url).refused(6)
+    assert time.monotonic() - began < 0.9
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b"{}", b"\xff", b'{"id"'])

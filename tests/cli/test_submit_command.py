@@ -7,12 +7,12 @@ import time
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from threading import Timer
+from threading import Thread, Timer
 
 import pytest
-from cli_kit import APP, CallTq, Done, serving
-from tiers import slow
+from cli_kit import APP, CallTq, Done, run_tq, serving
 
+from tq.cli import submitting
 from tq.cli.submitting import progress_line
 
 pytest_plugins = ("calling",)
@@ -155,13 +155,51 @@ def test_a_url_that_is_no_tq_server_is_told_so(submit: CallTq, url: str) -> None
     assert "there is nothing at /elsewhere/v1/tasks" in line
 
 
-@slow
-def test_a_server_that_goes_away_meanwhile_leaves_the_id(tq: CallTq, tmp_path: Path) -> None:
+def test_a_server_that_stays_away_leaves_the_id(
+    tq: CallTq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submitting, "GIVE_UP_S", 1.0)
     (tmp_path / "app.py").write_text(APP)
     with serving("serve", cwd=tmp_path) as (process, url):
-        stopping = Timer(0.5, process.terminate)
+        stopping = Timer(0.5, process.kill)
         stopping.start()
         done = tq("submit", "sleep", "seconds=1", "--delay", "1h", "--id", "later", "--wait", TQ_URL=url)
         stopping.join()
     assert (done.code, done.out) == (6, "")
-    assert done.err.splitlines()[-1].startswith("tq: while waiting for later, which is stored: ")
+    *_, away, last = done.err.splitlines()
+    assert away == "tq: later is stored, but its server cannot be asked now; waiting for it"
+    assert last.startswith("tq: while waiting for later, which is stored: ")
+
+
+def test_a_wait_goes_on_through_a_restart_of_the_server(tq: CallTq, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    with serving("serve", cwd=tmp_path) as (process, url):
+        done: list[Done] = []
+        args = ["add", "a=41", "--delay", "3s", "--id", "a", "--wait", "30s"]
+        waiting = Thread(target=lambda: done.append(run_tq("submit", *args, "--url", url, cwd=tmp_path)))
+        waiting.start()
+        while tq("tasks", "show", "a", TQ_URL=url).code != 0:
+            time.sleep(0.05)
+        process.kill()
+        process.wait()
+        # It is seen to be away before it comes back.
+        time.sleep(1)
+        with serving("serve", cwd=tmp_path, bind=url.removeprefix("http://")):
+            waiting.join()
+    assert (done[0].code, done[0].out) == (0, "42\n"), done
+    assert done[0].err.splitlines()[1:] == [
+        "tq: a is stored, but its server cannot be asked now; waiting for it"
+    ]
+
+
+def test_a_wait_that_is_over_while_the_server_is_away_says_what_the_task_was(
+    tq: CallTq, tmp_path: Path
+) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    with serving("serve", cwd=tmp_path) as (process, url):
+        stopping = Timer(0.3, process.kill)
+        stopping.start()
+        done = tq("submit", "add", "a=1", "--delay", "1h", "--id", "a", "--wait", "2s", TQ_URL=url)
+        stopping.join()
+    assert (done.code, done.out) == (12, "")
+    assert done.err.splitlines()[-1] == "tq: a has not ended: it is scheduled"

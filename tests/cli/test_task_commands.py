@@ -315,6 +315,9 @@ def test_failures_are_retried_and_purged_and_nothing_else_is(at: CallTq, answere
     at("submit", "drop", "--id", "d", "--wait")
     at("submit", "add", "a=1", "--id", "s", "--wait")
     assert at("dead", "retry", "--dry-run").out == "2 tasks would be retried\n"
+    assert at("dead", "retry", "--all", "--dry-run").out == "2 tasks would be retried\n"
+    assert at("dead", "purge", "--all", "--dry-run").out == "2 tasks would be deleted\n"
+    assert "by filters or by --all" in at("dead", "purge", "--all", "--type", "fail").refused(2)
     assert at("dead", "retry", "--error", "no luck", "--yes").out == "2 of 2 tasks retried\n"
     wait_until(lambda: sorted(ids(at("dead", "list", "--all"))) == ["f1", "f2"])
     asked = answered("y")

@@ -243,7 +243,7 @@ def test_a_server_that_is_not_there_at_the_start_is_one_line(tmp_path: Path) -> 
 class Screen:
     """A terminal of 24 lines of 60 columns, with ``tq top`` on it."""
 
-    def __init__(self, url: str, folder: Path) -> None:
+    def __init__(self, url: str, folder: Path, term: str) -> None:
         self.ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 60, 0, 0))
         self.before = termios.tcgetattr(theirs)
@@ -253,7 +253,7 @@ class Screen:
             stdout=theirs,
             stderr=theirs,
             cwd=folder,
-            env=environment() | {"TERM": "xterm", "NO_COLOR": "1"},
+            env=environment() | {"TERM": term, "NO_COLOR": "1"},
         )
         self._theirs = theirs
         self.seen = ""
@@ -274,8 +274,8 @@ class Screen:
 
 
 @contextmanager
-def screen(url: str, folder: Path) -> Iterator[Screen]:
-    shown = Screen(url, folder)
+def screen(url: str, folder: Path, term: str = "xterm") -> Iterator[Screen]:
+    shown = Screen(url, folder, term)
     try:
         yield shown
     finally:
@@ -283,6 +283,13 @@ def screen(url: str, folder: Path) -> Iterator[Screen]:
         shown.process.wait()
         os.close(shown.ours)
         os.close(shown._theirs)
+
+
+@pytest.mark.parametrize("term", tiered(["", "dumb"]))
+def test_a_terminal_that_can_do_nothing_is_shown_it_once(url: str, tmp_path: Path, term: str) -> None:
+    with screen(url, tmp_path, term) as top:
+        assert "\x1b" not in top.wait_for(r"no failures|FAILURES by cause")
+        assert top.process.wait(timeout=10) == 0
 
 
 @pytest.mark.parametrize(("keys", "code"), tiered([("q", 0), ("xQ", 0), (None, 130)]))

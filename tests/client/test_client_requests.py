@@ -6,10 +6,11 @@ import json
 import ssl
 from datetime import UTC, datetime
 
+import httpx2
 import pytest
 from talks import LOST, REFUSED, Stage, ok, problem, short
 
-from tq.client.address import find_address
+from tq.client.address import find_address, silence_of
 from tq.client.errors import NotEnded, NotTq, TaskCancelled, TaskFailed, Unreachable
 from tq.client.records import (
     Changes,
@@ -320,3 +321,46 @@ def test_a_stage_wants_all_its_replies_asked_for() -> None:
     stage = Stage(ok(short()), ok(short()), rules=RetryRules(attempts=1))
     with pytest.raises(AssertionError, match="not all replies"):
         stage.run(stage.api.get("a"))
+
+
+# What cannot be sent
+
+
+@pytest.mark.parametrize("how", ["argument", "variable"])
+def test_a_key_is_stripped_and_one_that_cannot_be_sent_is_refused_unseen(how: str) -> None:
+    def headers(key: str) -> object:
+        given, environ = (key, {}) if how == "argument" else (None, {"TQ_KEY": key})
+        return find_address(None, given, environ).headers
+
+    assert headers("tq_secret\n") == {"authorization": "Bearer tq_secret"}
+    assert headers("\n") == {}
+    for key in ("tq_secret\nX: y", "tq_sécret", "tq secret"):
+        with pytest.raises(InvalidInput) as caught:
+            headers(key)
+        assert "cret" not in str(caught.value)
+
+
+def test_a_request_that_http_does_not_allow_is_not_asked_again_nor_shown() -> None:
+    with pytest.raises(InvalidInput) as caught:
+        silence_of(httpx2.LocalProtocolError("Illegal header value b'Bearer secret'"))
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("body", [{"payload": object()}, {"payload": "\ud800"}, {"payload": float("nan")}])
+def test_a_payload_that_json_cannot_hold_is_refused_before_anything_is_sent(body: dict[str, object]) -> None:
+    stage = Stage()
+    with pytest.raises(InvalidInput, match=r"^task: "):
+        stage.run(stage.api.submit({"type": "email", **body}))
+    with pytest.raises(InvalidInput, match=r"^task 1: "):
+        stage.run(stage.api.submit_many([{"type": "email"}, {"type": "email", **body}]))
+
+
+def test_an_idempotency_key_an_id_and_a_filter_that_cannot_be_sent_are_refused() -> None:
+    stage = Stage()
+    with pytest.raises(InvalidInput, match=r"^idempotency_key: "):
+        stage.run(stage.api.submit({"type": "email"}, idempotency_key="k\u00e9"))
+    for id in ("", "\udcff"):
+        with pytest.raises(InvalidInput, match=r"^id or name: "):
+            stage.run(stage.api.get(id))
+    with pytest.raises(InvalidInput, match=r"^filter: "):
+        stage.run(stage.api.page({"type": "\udcff"}, limit=1, cursor=None))

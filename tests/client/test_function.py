@@ -103,7 +103,7 @@ def test_a_payload_may_be_whole_or_have_any_names_or_hold_dataclasses() -> None:
         (lambda: send_email.body(), "email: missing a required argument: 'to'"),  # type: ignore[call-arg]
         (lambda: send_email.body("a", cc="b"), "email: got an unexpected keyword argument 'cc'"),  # type: ignore[call-arg]
         (lambda: album.body(["a"], ctx=None), "album: got an unexpected keyword argument 'ctx'"),  # type: ignore[call-arg]
-        (lambda: spread.body(1, b=object()), "spread: JSON cannot hold its arguments: .*object"),
+        (lambda: spread.body(1, b=object()), "spread: JSON cannot hold it: .*object"),
     ],
 )
 def test_a_call_that_cannot_be_is_a_type_error_before_anything_is_sent(call: Any, said: str) -> None:

@@ -25,7 +25,7 @@ from tq.config import SETTINGS
 from tq.core.errors import InvalidInput, TqError
 from tq.core.events import Event
 from tq.logs import LEVELS
-from tq.metrics.exposition import OF_HTTP, OF_SERVER, OF_STORE, OF_TASKS, Described
+from tq.metrics.exposition import OF_HTTP, OF_LEDGER, OF_SERVER, OF_STORE, OF_TASKS, Described
 
 DOCS: Final = Path(__file__).resolve().parent.parent.parent / "docs"
 MARKED: Final = re.compile(r"(?<=<!-- generated: )(?P<name>[^\n]+)(?P<rest> -->\n).*?(?=<!-- end -->)", re.S)
@@ -113,7 +113,7 @@ PARTS: Final[Mapping[str, Callable[[], str]]] = {
     "errors": errors,
     "events": events,
     "metrics of tasks": lambda: metrics(OF_TASKS),
-    "metrics of the store": lambda: metrics(OF_STORE),
+    "metrics of the store": lambda: metrics((*OF_STORE, *OF_LEDGER)),
     "metrics of the server": lambda: metrics(OF_SERVER),
     "metrics of HTTP": lambda: metrics(OF_HTTP),
     "metrics of the process": process_metrics,

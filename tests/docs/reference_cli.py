@@ -48,6 +48,7 @@ OF_SETTINGS: Final = frozenset(setting.flag for setting in SETTINGS)
 def examples(command: click.Command) -> list[str]:
     """The examples in the help of *command*."""
     _, _, shown = (command.epilog or "").partition("Examples:\n")
+    shown, _, _ = shown.partition("\n\n")
     return [line.strip() for line in shown.splitlines() if line.strip()]
 
 

@@ -12,7 +12,7 @@ import click
 import pytest
 import yaml  # type: ignore[import-untyped]  # that of schemathesis; its stubs are not
 from pages import blocks, commands
-from reference_cli import LEAVES, examples
+from reference_cli import COMMANDS, LEAVES, examples
 
 from tq.cli.main import cli
 
@@ -58,9 +58,9 @@ def _parts(words: list[str]) -> list[list[str]]:
     return found
 
 
-@pytest.mark.parametrize("path", LEAVES)
+@pytest.mark.parametrize("path", ["tq", *COMMANDS])
 def test_the_help_of_every_command_has_examples_that_it_takes(path: str) -> None:
-    lines = examples(LEAVES[path])
+    lines = examples(COMMANDS.get(path, cli))
     assert lines, "no example"
     for line in lines:
         own, *_ = calls(line)

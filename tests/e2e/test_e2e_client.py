@@ -293,7 +293,7 @@ def test_a_key_is_not_sent_on_to_where_a_redirect_leads() -> None:
         client.get("a")
 
 
-@pytest.mark.parametrize("url", ["localhost:8080", "ftp://x", "http://", "https:///x"])
+@pytest.mark.parametrize("url", ["localhost:8080", "ftp://x", "http://", "https:///x", "http://h:99999"])
 def test_what_is_no_url_is_refused_at_once(url: str) -> None:
     with pytest.raises(ValueError, match="url"):
         Client(url)

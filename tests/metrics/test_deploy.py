@@ -6,11 +6,12 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import pytest
 from prometheus_client import CollectorRegistry, ProcessCollector
 
-from tq.metrics.exposition import METRICS
+from tq.metrics.exposition import METRICS, OF_STORE
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DOCUMENT = (ROOT / "docs/reference/metrics.md").read_text()
@@ -69,8 +70,56 @@ EACH = [pytest.param(expression, id=name) for name, expression in expressions()]
 
 @pytest.mark.parametrize("expression", EACH)
 def test_dashboard_and_alerts_ask_for_what_there_is(expression: str) -> None:
-    assert NAME.search(expression)
+    assert NAME.search(expression) or "up{" in expression
     assert faults(expression) == []
+
+
+OF_EACH: Final = r"max(?: by \([^)]*\))? ?\((?:sum by \(instance\b[^)]*\) \()?"
+"""What may stand before a metric of the store: servers that share it all tell the same."""
+
+
+def multiplied(expression: str) -> list[str]:
+    """The metrics of the store that *expression* adds up over servers, or shows once for each."""
+    names = "|".join(full_name(each.name, each.kind) for each in OF_STORE)
+    found = re.findall(rf"({OF_EACH})?\b({names})\b", expression)
+    return [name for before, name in found if not before]
+
+
+@pytest.mark.parametrize("expression", EACH)
+def test_what_all_servers_tell_alike_is_not_added_up(expression: str) -> None:
+    assert multiplied(expression) == []
+
+
+@pytest.mark.parametrize(
+    ("expression", "wrong"),
+    [
+        ("sum(tq_tasks)", ["tq_tasks"]),
+        ("sum by (state) (tq_tasks)", ["tq_tasks"]),
+        ("sum(rate(tq_store_tasks_finished_total[5m]))", ["tq_store_tasks_finished_total"]),
+        ("tq_queue_paused > 0", ["tq_queue_paused"]),
+        ("sum by (instance) (tq_tasks)", ["tq_tasks"]),
+        ("sum(max by (queue) (tq_queue_paused))", []),
+        ("max(sum by (instance) (tq_tasks)) + sum(tq_tasks)", ["tq_tasks"]),
+        ("max by (state) (sum by (instance, state) (tq_tasks))", []),
+        ("max(tq_oldest_pending_seconds) + sum(tq_workers)", []),
+    ],
+)
+def test_what_is_added_up_over_servers_is_found(expression: str, wrong: list[str]) -> None:
+    assert multiplied(expression) == wrong
+
+
+def test_the_first_request_that_fails_raises_an_alert() -> None:
+    (expression,) = (expression for name, expression in expressions() if name == "TqErrors")
+    failed = 'tq_http_requests_total{status="500"}'
+    assert f"({failed} unless {failed} offset 10m) > 0" in expression
+
+
+def test_a_server_that_is_gone_raises_an_alert() -> None:
+    alerts = dict(expressions())
+    assert alerts["TqServerGone"] == 'min by (instance) (up{job="tq"}) == 0'
+    assert alerts["TqNoServer"] == "absent(tq_build_info)"
+    for where in ("deploy/docker/prometheus.yml", "docs/reference/metrics.md"):
+        assert "job_name: tq\n" in (ROOT / where).read_text()
 
 
 @pytest.mark.parametrize(
@@ -90,7 +139,7 @@ def test_an_expression_that_asks_for_more_is_found(expression: str, wrong: list[
 
 def test_every_alert_is_read() -> None:
     assert (
-        len(re.findall("alert:", ALERTS)) == len(re.findall(r"- alert: (\w+)\n +expr: (.+)\n", ALERTS)) == 13
+        len(re.findall("alert:", ALERTS)) == len(re.findall(r"- alert: (\w+)\n +expr: (.+)\n", ALERTS)) == 15
     )
 
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import pytest
 
+from tq.api.endpoints.metrics import wants_openmetrics
 from tq.core import events
 from tq.core.task import Reason, State, TaskId
-from tq.metrics.meter import wants_openmetrics
 from tq.metrics.tallies import LANES_MAX, NAMES_MAX, Spread, Tallies
 
 T = TaskId("t")
@@ -168,7 +168,15 @@ def test_what_is_rare_is_counted() -> None:
         ("Application/OpenMetrics-Text; version=1.0.0; q=0.5, text/plain;q=0.1", True),
         ("text/plain;q=0.1 , application/openmetrics-text;version=1.0.0;charset=utf-8", True),
         ("application/openmetrics-text;q=0, text/plain", False),
-        ("application/openmetrics-text; q=0.000", False),
+        ("text/plain, application/openmetrics-text; q=0.000", False),
+        ("application/openmetrics-text;q=0.5, text/plain;q=0.9", False),
+        ("application/openmetrics-text;q=0.5, text/plain", False),
+        ("application/openmetrics-text, text/plain", True),
+        (
+            "application/openmetrics-text;version=1.0.0;q=0.6,application/openmetrics-text;version=0.0.1;q=0.3,"
+            "text/plain;version=0.0.4;q=0.4,*/*;q=0.2",
+            True,
+        ),
     ],
 )
 def test_openmetrics_is_for_who_names_it(accept: str, wanted: bool) -> None:

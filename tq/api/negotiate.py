@@ -55,6 +55,12 @@ def accepts(accept: str, media: str) -> bool:
     return next((ranges[each] for each in fitting if each in ranges), 0.0) > 0
 
 
+def wanted(accept: str, media: str) -> float:
+    """How much *accept* wants *media*, which it names: its greatest quality; 0 if it names it not."""
+    media = media.partition(";")[0]
+    return max((quality for name, quality in _weighted(accept) if name == media), default=0.0)
+
+
 def check_accept(headers: Mapping[str, str], offered: tuple[str, ...]) -> None:
     """Return if one of *offered* may be answered with. Raises NotAcceptable."""
     accept = headers.get("accept", "*/*")

@@ -19,13 +19,17 @@ import httpx2
 import msgspec
 
 from tq.cli.exits import Exit, Fault
+from tq.core.sendable import header_text
 
 KEY_VARIABLE: Final = "TQ_KEY"
 READ_TRIES: Final = 3
 """How often something is asked that changes nothing, while the server fails to answer."""
+READ_S: Final = 10.0
+"""Seconds that the answer to such a question may take. A server that lets them pass is not asked again."""
 PAUSE_MAX_S: Final = 5.0
 """Seconds between two tries at most, whatever the server asks for."""
 CONNECT_S: Final = 5.0
+PORT_MAX: Final = 65_535
 QUIET_MAX_S: Final = 40.0
 """Seconds without a byte after which a stream is dead: a server shows every 15 that it lives."""
 _LINE_MAX: Final = 8 * 1024 * 1024
@@ -34,10 +38,12 @@ _LINE_MAX: Final = 8 * 1024 * 1024
 class Lost(Exception):
     """The server did not answer, or not now. What was asked for may be done all the same."""
 
-    def __init__(self, fault: Fault, retry_after_s: float) -> None:
+    def __init__(self, fault: Fault, retry_after_s: float, *, is_silence: bool = False) -> None:
         super().__init__(fault.line)
         self.fault = fault
         self.retry_after_s = retry_after_s
+        self.is_silence = is_silence
+        """It was reached, and said nothing within the time that it had."""
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -66,9 +72,12 @@ class Api:
         self.url = url.rstrip("/")
         # A proxy of the environment would not reach this machine's own loopback.
         try:
-            local = httpx2.URL(url).host in ("localhost", "127.0.0.1", "::1")
+            parsed = httpx2.URL(url)
         except httpx2.InvalidURL as error:
             raise click.UsageError(f"--url {url!r}: {error}") from None
+        if parsed.port is not None and not 0 < parsed.port <= PORT_MAX:
+            raise click.UsageError(f"--url {url!r}: a port is 1 to {PORT_MAX}")
+        local = parsed.host in ("localhost", "127.0.0.1", "::1")
         # To load whom to trust takes longer than to ask, and only https needs it.
         tls = True if url.startswith("https:") else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self._client = httpx2.Client(trust_env=not local, verify=tls, headers=_authorization())
@@ -83,7 +92,7 @@ class Api:
         query: Mapping[str, object] | None = None,
         *,
         has: str = "id",
-        timeout_s: float = 30,
+        timeout_s: float = READ_S,
         tries: int = READ_TRIES,
     ) -> dict[str, Any]:
         """The object at *path*, which has a member *has*. Asked again if the server fails to answer."""
@@ -91,7 +100,7 @@ class Api:
             try:
                 return self._ask("GET", path, query=query, has=has, timeout_s=timeout_s)
             except Lost as lost:
-                if not tries_left:
+                if lost.is_silence or not tries_left:
                     raise lost.fault from None
                 time.sleep(min(max(lost.retry_after_s, 0.2), PAUSE_MAX_S))
         raise AssertionError("the last try returns or raises")
@@ -165,16 +174,23 @@ class Api:
                 " --url"
             )
             raise Fault(Exit.UNREACHABLE, line) from None
+        except httpx2.LocalProtocolError:
+            # What it says may have a header in it, and so the key.
+            raise Fault(Exit.USAGE, "the request cannot be sent: HTTP does not allow what is in it") from None
         except httpx2.TransportError as error:
             line = (
                 f"{self.url} gave no answer ({type(error).__name__}: {error}): what was asked of it"
                 " may be done all the same; with --id, submitting again is safe"
             )
-            raise Lost(Fault(Exit.UNREACHABLE, line), 0) from None
+            is_silence = isinstance(error, httpx2.ReadTimeout)
+            raise Lost(Fault(Exit.UNREACHABLE, line), 0, is_silence=is_silence) from None
 
     def _refusal(self, response: httpx2.Response, answer: object) -> Fault | Lost:
         status = response.status_code
         if not (response.is_error and isinstance(answer, dict) and "code" in answer):
+            if status in (502, 503, 504):
+                line = f"{self.url} answered {status}, as a proxy does whose server is away"
+                return Lost(Fault(Exit.UNREACHABLE, line), _seconds(response.headers.get("retry-after")))
             line = f"{self.url} answered {status}, not as a tq server does: check --url"
             return Fault(Exit.REFUSED, line)
         fault = Fault(_kind(status), f"refused: {answer.get('detail')} [{answer['code']}]")
@@ -184,13 +200,8 @@ class Api:
 
 
 def _authorization() -> dict[str, str]:
-    key = os.environ.get(KEY_VARIABLE, "").strip()
-    if not key:
-        return {}
-    # The key itself is not shown: what this says may be kept in a log.
-    if not (key.isascii() and key.isprintable()) or " " in key:
-        raise click.UsageError(f"{KEY_VARIABLE}: no key: it has spaces or characters beyond ASCII")
-    return {"authorization": f"Bearer {key}"}
+    key = header_text(os.environ.get(KEY_VARIABLE, ""), KEY_VARIABLE)
+    return {"authorization": f"Bearer {key}"} if key else {}
 
 
 def _present(query: Mapping[str, object] | None) -> dict[str, str]:

@@ -29,7 +29,11 @@ _store_option: Final = click.option(
 )
 
 
-@click.group("db", short_help="Copy a store, upgrade it, check it.")
+@click.group(
+    "db",
+    short_help="Copy a store, upgrade it, check it.",
+    epilog=examples("tq db check", "tq db copy sqlite:///./tq.db postgresql://localhost/tq"),
+)
 def db_group() -> None:
     """Copy a store into another, bring its tables up to date, look for what is wrong with it."""
 

@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 FAILED: Final = "failed"
 
 
-@click.group("dead", short_help="Look at what failed for good, retry and delete it.")
+@click.group(
+    "dead",
+    short_help="Look at what failed for good, retry and delete it.",
+    epilog=examples("tq dead list", "tq dead retry --type email"),
+)
 def dead_group() -> None:
     """Look at what failed for good, retry and delete it."""
 
@@ -65,17 +69,29 @@ def _failed(wanted: dict[str, Any]) -> dict[str, Any]:
     return wanted | {"state": FAILED}
 
 
+_EVERYTHING: Final = click.option(
+    "--all", "everything", is_flag=True, help="All that failed; so it is without a filter."
+)
+
+
+def _meant(wanted: dict[str, Any], *, everything: bool) -> None:
+    if wanted and everything:
+        raise click.UsageError("say which tasks: by filters or by --all, not both")
+
+
 @dead_group.command(
     "retry",
     epilog=examples("tq dead retry --fingerprint 0f3a9c11d2e4", "tq dead retry --type email --dry-run"),
 )
 @filters
+@_EVERYTHING
 @confirmed
 @asks
-def retry_command(*, api: Api, wanted: dict[str, Any], **rest: Any) -> Exit:
+def retry_command(*, api: Api, wanted: dict[str, Any], everything: bool, **rest: Any) -> Exit:
     """Run failed tasks again: all, or those that the filters mean. It counts them and asks first."""
     from tq.cli.bulk import change_matching
 
+    _meant(wanted, everything=everything)
     return change_matching(api, "retry", _failed(wanted), **rest)
 
 
@@ -83,10 +99,12 @@ def retry_command(*, api: Api, wanted: dict[str, Any], **rest: Any) -> Exit:
     "purge", epilog=examples("tq dead purge --dry-run", "tq dead purge --created-before 2d --yes")
 )
 @filters
+@_EVERYTHING
 @confirmed
 @asks
-def purge_command(*, api: Api, wanted: dict[str, Any], **rest: Any) -> Exit:
+def purge_command(*, api: Api, wanted: dict[str, Any], everything: bool, **rest: Any) -> Exit:
     """Delete failed tasks: all, or those that the filters mean. It counts them and asks first."""
     from tq.cli.bulk import change_matching
 
+    _meant(wanted, everything=everything)
     return change_matching(api, "delete", _failed(wanted), **rest)

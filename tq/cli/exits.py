@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from enum import IntEnum
 from typing import Final
 
@@ -26,6 +27,7 @@ class Exit(IntEnum):
     TASK_CANCELLED = 11
     TASK_NOT_FINISHED = 12
     NOT_ALLOWED = 13
+    CANNOT_WRITE = 14
     INTERRUPTED = 130
 
 
@@ -44,6 +46,7 @@ EXIT_MEANINGS: Final = {
     Exit.TASK_CANCELLED: "the task that was waited for was cancelled",
     Exit.TASK_NOT_FINISHED: "the task that was waited for has not finished in time",
     Exit.NOT_ALLOWED: "the server does not allow it to you, or does not know your key",
+    Exit.CANNOT_WRITE: "the output cannot be written: the disk is full, or stdout is closed",
     Exit.INTERRUPTED: "stopped at once: by a third signal, by Ctrl+C in a command that only asks, or by a no",
 }
 
@@ -59,5 +62,7 @@ class Fault(Exception):
 
 def say(line: str, code: Exit) -> Exit:
     """Write *line* to stderr, on one line with nothing a terminal would obey, and return *code*."""
-    print("tq:", printable(" ".join(line.split())), file=sys.stderr)
+    with suppress(OSError):
+        # Where nobody can be told, the code still tells.
+        print("tq:", printable(" ".join(line.split())), file=sys.stderr)
     return code

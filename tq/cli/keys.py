@@ -13,7 +13,7 @@ import click
 import msgspec
 
 from tq.cli.exits import Exit, Fault, say
-from tq.cli.options import AHEAD, Rate, asks, examples, json_option, rate_text, url_option
+from tq.cli.options import AHEAD, Rate, asks, examples, json_option, rate_text, refuse_unsendable, url_option
 from tq.core.errors import NotFound, StorageError, TqError
 from tq.core.keys import KEY_CHANCE_BYTES, Key, KeyId, make_key
 from tq.core.ops import PutKey, RevokeKey
@@ -137,13 +137,18 @@ def _keeps(command: F) -> F:
     @click.option("--store", metavar="URL", help="A store that no server has open, instead.")
     @functools.wraps(command)
     def run(*, url: str, store: str | None, **rest: Any) -> Exit:
+        refuse_unsendable(url=url, **rest)
         with _keeper(url, store) as keeper:
             return Exit(command(keeper=keeper, **rest) or Exit.OK)
 
     return run  # type: ignore[return-value]
 
 
-@click.group("keys", short_help="Make, list and revoke keys; see what yours may do.")
+@click.group(
+    "keys",
+    short_help="Make, list and revoke keys; see what yours may do.",
+    epilog=examples("tq keys create --name ci --scope submit", "tq keys list"),
+)
 def keys_group() -> None:
     """Make, list and revoke keys: by a server, or in a store that no server has open."""
 

@@ -11,7 +11,8 @@ import random
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
@@ -27,6 +28,7 @@ from tq.cli.options import AHEAD, FOREVER, Duration, asks, completes, examples, 
 from tq.cli.queues import queues_group
 from tq.cli.schedules import schedules_group
 from tq.cli.servers import servers_command
+from tq.cli.streams import lost_output, open_streams
 from tq.cli.tasks import tail_command, tasks_group
 from tq.cli.top import top_command
 from tq.cli.workers import workers_command
@@ -45,8 +47,10 @@ DEMO_STORE: Final = "sqlite:///./tq-demo.db"
 
 def main() -> NoReturn:
     """Run the command line of this process and exit."""
+    open_streams()
     try:
         code = Exit(cli.main(prog_name="tq", standalone_mode=False) or Exit.OK)
+        sys.stdout.flush()
     except Fault as fault:
         code = say(fault.line, fault.code)
     except InvalidInput as fault:
@@ -56,22 +60,61 @@ def main() -> NoReturn:
         code = say(f"{error.format_message()} (see {path} --help)", Exit.USAGE)
     except (click.Abort, KeyboardInterrupt):
         code = Exit.INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output has gone: nobody is left to tell, and the interpreter must not try either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        code = Exit.OK
-    except Exception:
-        traceback.print_exc()
-        code = say("this is a fault of tq, not yours; what was acknowledged is stored", Exit.FAILED)
+    except _Failed as failed:
+        code = _lost_or_ours(failed.error)
+    except Exception as error:
+        code = _lost_or_ours(error)
     sys.exit(code)
 
 
-_EPILOG: Final = "\b\nExit codes:\n" + "\n".join(
+class _Failed(Exception):
+    """Carries an OSError past click, which would end the process itself when a pipe is closed."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def _lost_or_ours(error: Exception) -> Exit:
+    """What *error*, which nothing expected, turns into: the output is lost, or tq has a fault."""
+    if isinstance(error, OSError) and (code := lost_output(error)) is not None:
+        return code
+    with suppress(OSError):
+        traceback.print_exception(error)
+    return say("this is a fault of tq, not yours; what was acknowledged is stored", Exit.FAILED)
+
+
+class _Commands(click.Group):
+    """Hands every OSError of a command, and of its help, to `main`."""
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """The context; this is where help is printed."""
+        with _past_click():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """What the command returns."""
+        with _past_click():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _past_click() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _Failed(error) from None
+
+
+_EXAMPLES: Final = examples("tq demo", "tq serve tasks:app", "tq submit email to=ada@example.org --wait")
+_EPILOG: Final = f"{_EXAMPLES}\n\n\b\nExit codes:\n" + "\n".join(
     f"  {code:3}  {meaning}" for code, meaning in EXIT_MEANINGS.items()
 )
 
 
-@click.group(invoke_without_command=True, epilog=_EPILOG, context_settings={"max_content_width": 110})
+@click.group(
+    cls=_Commands, invoke_without_command=True, epilog=_EPILOG, context_settings={"max_content_width": 110}
+)
 @click.version_option(__version__, prog_name="tq", message="%(prog)s %(version)s")
 @click.pass_context
 def cli(ctx: click.Context) -> None:

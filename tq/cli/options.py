@@ -16,6 +16,8 @@ import click
 
 from tq.cli.exits import Exit
 from tq.config import parse_duration, parse_rate
+from tq.core.errors import InvalidInput
+from tq.core.sendable import utf8_text
 from tq.core.task import PRIORITIES, State
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -135,6 +137,7 @@ def asks(command: F) -> F:
     @url_option
     @functools.wraps(command)
     def run(*, url: str, **rest: Any) -> Exit:
+        refuse_unsendable(url=url, **rest)
         # Imports the HTTP client.
         from tq.cli.asking import Api
 
@@ -142,6 +145,18 @@ def asks(command: F) -> F:
             return Exit(command(api=api, **rest) or Exit.OK)
 
     return run  # type: ignore[return-value]
+
+
+def refuse_unsendable(**given: Any) -> None:
+    """Raises click.UsageError if a text in what a command was *given*, by name, is not UTF-8."""
+    for name, value in {**given, **given.get("wanted", {})}.items():
+        for text in value if isinstance(value, tuple) else (value,):
+            # A file may have any name; what is in it is read as JSON, which is UTF-8.
+            if isinstance(text, str) and not (name == "payload" and text.startswith("@")):
+                try:
+                    utf8_text(text, name.replace("_", " "))
+                except InvalidInput as fault:
+                    raise click.UsageError(fault.message) from None
 
 
 # Which tasks

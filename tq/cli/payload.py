@@ -34,7 +34,7 @@ def task_fields(
     if payload is not None:
         body["payload"] = _read_payload(payload)
     elif values:
-        body["payload"] = dict(_pair(value) for value in values)
+        body["payload"] = _object(values)
     for name, ms in (("timeout", timeout), ("result_ttl", result_ttl)):
         if ms is not None:
             body[name] = ms / 1000
@@ -48,6 +48,16 @@ def task_fields(
     elif unique_while or on_conflict:
         raise click.UsageError("--unique-while and --on-conflict are of --unique-key: give that too")
     return body
+
+
+def _object(values: tuple[str, ...]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for value in values:
+        key, said = _pair(value)
+        if key in found:
+            raise click.UsageError(f"{key} is given twice: an array is one value, as in '{key}=[1, 2]'")
+        found[key] = said
+    return found
 
 
 def _pair(text: str) -> tuple[str, Any]:

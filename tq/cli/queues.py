@@ -19,7 +19,11 @@ WAITING: Final = ("blocked", "scheduled", "pending", "retrying")
 COLUMNS: Final = ("queue", "paused", "waiting", "running", "failed", "order", "concurrency", "rate")
 
 
-@click.group("queues", short_help="Look at queues, give them rules, pause and purge them.")
+@click.group(
+    "queues",
+    short_help="Look at queues, give them rules, pause and purge them.",
+    epilog=examples("tq queues list", "tq queues pause mail"),
+)
 def queues_group() -> None:
     """Look at queues, give them rules, pause and purge them."""
 

@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 COLUMNS: Final = ("name", "when", "type", "paused", "next", "last task")
 
 
-@click.group("schedules", short_help="Look at schedules, make, pause, run and delete them.")
+@click.group(
+    "schedules",
+    short_help="Look at schedules, make, pause, run and delete them.",
+    epilog=examples("tq schedules list", "tq schedules run nightly"),
+)
 def schedules_group() -> None:
     """Look at schedules, make, pause, run and delete them."""
 

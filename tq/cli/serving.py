@@ -24,6 +24,7 @@ from tq.api.origin import OriginPolicy
 from tq.api.routes import ROUTES
 from tq.api.serve import CannotListen, Traffic, bind_sockets, serve_http
 from tq.cli.exits import Exit, Fault
+from tq.cli.streams import drop
 from tq.cli.supervisor import Supervisor
 from tq.clock import Clock, SystemClock, run_in_thread
 from tq.config import Address, Config, format_duration, without_password
@@ -221,5 +222,7 @@ def _announce(queue: TaskQueue, sockets: list[socket.socket], config: Config) ->
         f" and {what_waits}.",
     ]
     # Nobody has to read this: a closed stdout is no reason to stop.
-    with suppress(OSError):
+    try:
         print("\n".join(lines), flush=True)
+    except OSError:
+        drop(1)

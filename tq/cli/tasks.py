@@ -20,7 +20,11 @@ PAGE_MAX: Final = 500
 COLUMNS: Final = ("id", "type", "queue", "state", "reason", "attempt", "created", "progress")
 
 
-@click.group("tasks", short_help="Look at tasks, follow, cancel, retry and delete them.")
+@click.group(
+    "tasks",
+    short_help="Look at tasks, follow, cancel, retry and delete them.",
+    epilog=examples("tq tasks list --state failed", "tq tasks tail task-0199"),
+)
 def tasks_group() -> None:
     """Look at tasks, follow, cancel, retry and delete them."""
 

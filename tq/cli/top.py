@@ -49,15 +49,15 @@ def top_command(*, api: Api, once: bool, as_json: bool) -> None:
     Goes on through a restart of the server, and shows that it is away. The rates are those of the last
     seconds. With --json, and where stdout is no terminal, it is shown once.
     """
-    from rich.console import Console
-
     from tq.cli.frame import frame, picture
     from tq.cli.printing import is_terminal, print_json
 
-    console = Console(highlight=False)
+    console = _open_console()
     watch = Watch(api)
     watch.look()
-    if is_terminal() and not (once or as_json or console.is_dumb_terminal):
+    # Without a name for it, nothing is known of what the terminal can do.
+    is_dumb = console.is_dumb_terminal or os.environ.get("TERM") == ""
+    if is_terminal() and not (once or as_json or is_dumb):
         _redraw(watch, console)
         return
     time.sleep(EVERY_S)
@@ -67,6 +67,18 @@ def top_command(*, api: Api, once: bool, as_json: bool) -> None:
         print_json({"url": api.url, **shown})
     else:
         console.print(frame(shown, url=api.url, now=time.time()))
+
+
+def _open_console() -> Console:
+    """The terminal, or whatever stdout is."""
+    from rich.console import Console
+
+    class Whole(Console):
+        def on_broken_pipe(self) -> None:
+            # Its own way is to end the process with 1; `tq.cli.main` knows a reader that has enough.
+            raise BrokenPipeError from None
+
+    return Whole(highlight=False)
 
 
 class Watch:

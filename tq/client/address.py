@@ -12,8 +12,11 @@ import httpx2
 
 from tq.client.retrying import Answer, Call, Seams, Silence
 from tq.clock import CHANCE, IdMaker, SystemClock, monotonic_s
+from tq.core.errors import InvalidInput
+from tq.core.sendable import header_text
 
 DEFAULT_URL: Final = "http://127.0.0.1:8080"
+PORT_MAX: Final = 65_535
 CONNECT_S: Final = 5.0
 """Seconds to reach a server."""
 ANSWER_S: Final = 30.0
@@ -53,16 +56,19 @@ def find_address(url: str | None, key: str | None, environ: Mapping[str, str]) -
 
     Raises:
         ValueError: It is no URL of a server.
+        InvalidInput: The key cannot be sent; it is not shown.
     """
     url = url or environ.get("TQ_URL") or DEFAULT_URL
-    key = key or environ.get("TQ_KEY")
+    key = header_text(key or "", "key") or header_text(environ.get("TQ_KEY", ""), "TQ_KEY")
     try:
         parsed = httpx2.URL(url)
     except httpx2.InvalidURL as fault:
         raise ValueError(f"url {url!r}: {fault}") from None
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise ValueError(f"url {url!r}: it must begin with http:// or https:// and name a host")
-    headers = {} if key is None else {"authorization": f"Bearer {key}"}
+    if parsed.port is not None and not 0 < parsed.port <= PORT_MAX:
+        raise ValueError(f"url {url!r}: a port is 1 to {PORT_MAX}")
+    headers = {"authorization": f"Bearer {key}"} if key else {}
     # A proxy of the environment would not reach this machine's own loopback.
     return Address(url.rstrip("/"), headers, parsed.host not in ("localhost", "127.0.0.1", "::1"))
 
@@ -75,6 +81,13 @@ def answer_of(response: httpx2.Response, body: bytes) -> Answer:
 
 
 def silence_of(error: httpx2.TransportError) -> Silence:
-    """*error* as the talks know it: nothing is done if there was no connection to ask on."""
+    """*error* as the talks know it: nothing is done if there was no connection to ask on.
+
+    Raises:
+        InvalidInput: The request itself cannot be sent, now or later.
+    """
+    if isinstance(error, httpx2.LocalProtocolError):
+        # What it says may have a header in it, and so the key.
+        raise InvalidInput("the request cannot be sent: HTTP does not allow what is in it") from None
     never_sent = isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout)
     return Silence(f"{type(error).__name__}: {error}".rstrip(": "), may_be_done=not never_sent)

@@ -61,6 +61,7 @@ class AsyncClient:
         sleep: Waits for so many seconds.
     Raises:
         ValueError: *url* is none.
+        InvalidInput: *key* cannot be sent: it has spaces within, or what is not printable ASCII.
     """
 
     def __init__(

@@ -16,6 +16,7 @@ from tq.client.records import Batch, BulkDone, Page, SchedulePage, TaskRecord
 from tq.client.retrying import Call, Pause, RetryRules, Seams, Talk, accepted, exchange, refusal
 from tq.core.errors import IllegalTransition, NotFound, TqError
 from tq.core.ops import BATCH_MAX
+from tq.core.sendable import header_text, json_bytes, path_text, utf8_text
 from tq.core.task import State
 
 T = TypeVar("T")
@@ -45,8 +46,8 @@ class Api:
         """Store one task, once, however often it has to be sent: by its id, or a key for the request."""
         headers = dict(_JSON)
         if idempotency_key is not None or "id" not in body:
-            headers["idempotency-key"] = idempotency_key or self.seams.new_id()
-        call = Call(method="POST", path="/v1/tasks", body=msgspec.json.encode(body), headers=headers)
+            headers["idempotency-key"] = _idempotency_key(idempotency_key) or self.seams.new_id()
+        call = Call(method="POST", path="/v1/tasks", body=json_bytes(body, "task"), headers=headers)
         answer = yield from exchange(call, self.rules, self.seams)
         record = accepted(answer, TaskRecord)
         return msgspec.structs.replace(record, duplicate="tq-duplicate" in answer.headers)
@@ -55,7 +56,8 @@ class Api:
         """Store many, batch by batch, each whole or not at all. Those without an id are given one."""
         records: list[TaskRecord] = []
         with_ids = [{**body, "id": body["id"] if "id" in body else self.seams.new_id()} for body in bodies]
-        for batch in batches([msgspec.json.encode(body) for body in with_ids]):
+        encoded = [json_bytes(body, f"task {index}") for index, body in enumerate(with_ids)]
+        for batch in batches(encoded):
             path = "/v1/tasks/batch"
             call = Call(method="POST", path=path, body=b"[" + b",".join(batch) + b"]", headers=_JSON)
             answer = yield from exchange(call, self.rules, self.seams)
@@ -182,7 +184,7 @@ class Api:
         call = Call(
             method=method,
             path=path,
-            body=msgspec.json.encode(body or {}),
+            body=json_bytes(body or {}, "request"),
             headers=_JSON,
             repeatable=repeatable,
             hold_s=hold_s,
@@ -255,6 +257,10 @@ def result_of(record: TaskRecord) -> Any:
     return record.result
 
 
+def _idempotency_key(text: str | None) -> str:
+    return header_text(text or "", "idempotency_key")
+
+
 def task_path(task_id: str) -> str:
     """The path of a task."""
     return path_of("tasks", task_id)
@@ -263,7 +269,8 @@ def task_path(task_id: str) -> str:
 def path_of(*names: str) -> str:
     """The path below ``/v1`` that *names* make."""
     # Whatever a name is, it is one segment of a path: `.` and `..` would be taken out of it.
-    return "/v1/" + "/".join(quote(name, safe="").replace(".", "%2E") for name in names)
+    parts = (path_text(name, "id or name") for name in names)
+    return "/v1/" + "/".join(quote(name, safe="").replace(".", "%2E") for name in parts)
 
 
 def _text(value: object) -> str:
@@ -271,6 +278,6 @@ def _text(value: object) -> str:
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, str):
-        return str(value)
+        return utf8_text(str(value), "filter")
     assert isinstance(value, Sequence)
-    return ",".join(map(str, value))
+    return utf8_text(",".join(map(str, value)), "filter")

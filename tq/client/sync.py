@@ -58,6 +58,7 @@ class Client:
         sleep: Blocks for so many seconds.
     Raises:
         ValueError: *url* is none.
+        InvalidInput: *key* cannot be sent: it has spaces within, or what is not printable ASCII.
     """
 
     def __init__(
@@ -116,8 +117,8 @@ class Client:
                 without an ``id``, every call has its own.
             fields: What a submit takes, such as ``priority`` or ``delay``.
         Raises:
-            TqError: It was refused.
-            TypeError: The handler cannot be called so, or JSON cannot hold it.
+            TqError: It was refused; InvalidInput also if JSON cannot hold it, before anything is sent.
+            TypeError: The handler cannot be called so.
             Unreachable: ``may_be_done`` says whether it may be stored.
         """
         body, key = submit_asked(*args, **kwargs)

@@ -241,6 +241,10 @@ OF_STORE: Final = (
         "Tasks ended since the store was made.",
         lambda source: source.moment.finished,
     ),
+)
+"""What every server that shares the store tells alike: of several, take the maximum and not the sum."""
+
+OF_LEDGER: Final = (
     Described(
         "gauge",
         "tq_storage_up",
@@ -375,7 +379,7 @@ OF_HTTP: Final = (
     ),
 )
 
-METRICS: Final = (*OF_TASKS, *OF_STORE, *OF_SERVER, *OF_HTTP)
+METRICS: Final = (*OF_TASKS, *OF_STORE, *OF_LEDGER, *OF_SERVER, *OF_HTTP)
 
 
 def _put_back(source: Source) -> Iterator[Row]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from functools import partial
 from typing import Final, TypeVar
@@ -17,8 +16,6 @@ A = TypeVar("A", bound=Answer)
 
 OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 PLAIN: Final = "text/plain; version=0.0.4; charset=utf-8"
-
-_REFUSED = re.compile(r"q\s*=\s*0(\.0{0,3})?\s*$")
 
 
 class Meter:
@@ -70,11 +67,3 @@ class Meter:
 
         moment.read(self._server.store, self.tallies.queues, now=now)
         return write(self.tallies, moment, openmetrics=openmetrics)
-
-
-def wants_openmetrics(accept: str) -> bool:
-    """Whether the header *accept* names OpenMetrics and does not refuse it: who does, prefers it."""
-    return any(
-        each.strip().lower().startswith("application/openmetrics-text") and not _REFUSED.search(each)
-        for each in accept.split(",")
-    )
