@@ -38,7 +38,7 @@ run *ARGS: setup
 serve *ARGS: setup
     @exec {{bin}}/tq serve "$@"
 
-# Run something of every test, three files at a time: a good minute on two cores. ARGS go to pytest
+# Run something of every test, three files at a time: a minute and a half on two cores. ARGS go to pytest
 [no-exit-message]
 test *ARGS: setup
     @# The plugin of schemathesis takes a second of each process to load, and only slow tests need it.
