@@ -53,7 +53,7 @@ def fly(server: Server) -> None:
 def ask_everything(server: Server, route: Route, task_id: str) -> None:
     """Ask for *route* with the canary in its query, its headers and bodies that it takes and does not."""
     path = route.path.replace("*", "").replace("{id}", task_id).replace("{queue}", "default")
-    path = path.replace("{name}", "hourly")
+    path = path.replace("{name}", "hourly").replace("{key_id}", "nobodyknowsthis1")
     queries = [
         urlencode({"canary": CANARY}),
         urlencode({"where": f"payload.secret:{CANARY}", "ticket": CANARY}),
