@@ -19,7 +19,7 @@ import httpx2
 import msgspec
 
 from tq.cli.exits import Exit, Fault
-from tq.core.sendable import header_text
+from tq.core.sendable import PORT_MAX, header_text
 
 KEY_VARIABLE: Final = "TQ_KEY"
 READ_TRIES: Final = 3
@@ -29,7 +29,6 @@ READ_S: Final = 10.0
 PAUSE_MAX_S: Final = 5.0
 """Seconds between two tries at most, whatever the server asks for."""
 CONNECT_S: Final = 5.0
-PORT_MAX: Final = 65_535
 QUIET_MAX_S: Final = 40.0
 """Seconds without a byte after which a stream is dead: a server shows every 15 that it lives."""
 _LINE_MAX: Final = 8 * 1024 * 1024

@@ -15,6 +15,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from tq.cli.printing import ago, cell, fitted
+from tq.cli.servers import state_of
 from tq.core.task import WAITING, State
 from tq.core.views import format_instant
 
@@ -175,10 +176,9 @@ def _fleet(servers: Sequence[Mapping[str, Any]], room: int, now: float) -> list[
     title = f"SERVERS {len(servers)}, {busy} of {workers} workers busy"
     table = _table("server", "state", "busy>", "workers>", "seen>", "where")
     for each in busiest:
-        state = "draining" if each["draining"] else "leads" if each["leads"] else "ready"
         table.add_row(
             _cell(each["id"]),
-            _cell(state, _WARNS if each["draining"] else ""),
+            _cell(state_of(each), _WARNS if each["draining"] else ""),
             *(_cell(each[name]) for name in ("busy", "workers")),
             _cell(ago(each["seen_at"], now)),
             _cell(each["url"] or f"{each['host']} {each['pid']}"),

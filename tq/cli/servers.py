@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -32,7 +33,7 @@ def servers_command(*, api: Api, as_json: bool) -> None:
         COLUMNS,
         [
             (
-                *(each["id"], each["host"], each["pid"], _state(each), At(each["seen_at"])),
+                *(each["id"], each["host"], each["pid"], state_of(each), At(each["seen_at"])),
                 *(each["busy"], each["workers"], each["version"]),
                 "any" if each["types"] is None else " ".join(each["types"]),
             )
@@ -42,7 +43,8 @@ def servers_command(*, api: Api, as_json: bool) -> None:
     note(f"{len(answer['servers'])} servers")
 
 
-def _state(server: dict[str, Any]) -> str:
+def state_of(server: Mapping[str, Any]) -> str:
+    """What a server, as the API shows it, is about."""
     if server["draining"]:
         return "draining"
     return "leads" if server["leads"] else "ready"

@@ -13,10 +13,9 @@ import httpx2
 from tq.client.retrying import Answer, Call, Seams, Silence
 from tq.clock import CHANCE, IdMaker, SystemClock, monotonic_s
 from tq.core.errors import InvalidInput
-from tq.core.sendable import header_text
+from tq.core.sendable import PORT_MAX, header_text
 
 DEFAULT_URL: Final = "http://127.0.0.1:8080"
-PORT_MAX: Final = 65_535
 CONNECT_S: Final = 5.0
 """Seconds to reach a server."""
 ANSWER_S: Final = 30.0

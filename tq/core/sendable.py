@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import isfinite
+from typing import Final
 
 import msgspec
 
 from tq.core.errors import InvalidInput
+
+PORT_MAX: Final = 65_535
 
 
 def header_text(text: str, what: str) -> str:

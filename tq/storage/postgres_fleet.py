@@ -20,7 +20,7 @@ from tq.core.queries import LETTERS_MAX, SERVERS_MAX, GetNews, Held, News, Seat,
 from tq.core.task import Json, Newcomer, ServerId
 from tq.storage.postgres_link import Connection, Row, Talk, Target, close_quietly, told_as_ours
 from tq.storage.postgres_lists import SELECT_NEXT_DUE
-from tq.storage.postgres_sql import DELETE_SERVER, NOW, next_lane, numbers, texts
+from tq.storage.postgres_sql import DELETE_SERVER, HEADS, NOW, numbers, texts
 from tq.storage.postgres_work import Work
 from tq.storage.records import RUNNING, STATE_OF
 
@@ -91,16 +91,10 @@ _IS_TO_PRUNE = f"""
     OR (SELECT until FROM requests ORDER BY until LIMIT 1) <= {_CLOCK}
     OR (SELECT at FROM letters ORDER BY at LIMIT 1) <= {_CLOCK} - {LETTER_KEPT_MS}
 """
-# Skips from lane to lane among those in which tasks wait: a lane may be kept long after its last task, and
-# there may be one for each key.
 _IS_PENDING = f"""
 EXISTS (
-    WITH RECURSIVE waiting AS (
-        ({next_lane("0")})
-        UNION ALL
-        SELECT following.* FROM waiting CROSS JOIN LATERAL ({next_lane("waiting.lane")}) AS following
-    )
-    SELECT FROM waiting JOIN lanes ON lanes.id = waiting.lane
+    WITH RECURSIVE {HEADS}
+    SELECT FROM heads JOIN lanes ON lanes.id = heads.lane
     WHERE $1::text[] IS NULL OR lanes.type = ANY ($1::text[])
 )
 """

@@ -344,12 +344,8 @@ class Talk:
         """The rows that *statement* gives."""
         return self._db.execute(statement, parameters).fetchall()
 
-    def later(self, statement: str, *parameters: Parameter) -> Callable[[], list[Row]]:
-        """What gives the rows of *statement*, which in a `pipeline` is sent and not waited for until then."""
-        return self._db.execute(statement, parameters).fetchall
-
     def pipeline(self) -> AbstractContextManager[object]:
-        """A block in which what is told, or asked for later, goes out together."""
+        """A block in which what is told goes out together."""
         return self._db.pipeline()
 
     @contextmanager

@@ -381,24 +381,21 @@ DELETE_OLD_WRITERS: Final = "DELETE FROM writers WHERE writer <> $1 AND seen_at 
 
 # Claiming
 
-
 # Skips from lane to lane, and reads the first row of each: costs what grows with the lanes in which tasks
-# wait.
-def next_lane(after: str) -> str:
-    """Selects the next lane in which tasks wait after the one that the expression *after* gives, and the
-    first of them."""
-    return f"""
-    SELECT lane, urgency, run_at, seq FROM lives
-    WHERE state = {PENDING} AND lane > {after} ORDER BY lane, urgency, run_at, seq LIMIT 1
-    """
-
-
-SELECT_HEADS: Final = f"""
-WITH RECURSIVE heads AS (
-    ({next_lane("0")})
+# wait, and not with those that are kept for what has ended.
+_NEXT_LANE = f"""
+SELECT lane, urgency, run_at, seq FROM lives
+WHERE state = {PENDING} AND lane > {{}} ORDER BY lane, urgency, run_at, seq LIMIT 1
+"""
+HEADS: Final = f"""
+heads AS (
+    ({_NEXT_LANE.format(0)})
     UNION ALL
-    SELECT following.* FROM heads CROSS JOIN LATERAL ({next_lane("heads.lane")}) AS following
+    SELECT following.* FROM heads CROSS JOIN LATERAL ({_NEXT_LANE.format("heads.lane")}) AS following
 )
+"""
+SELECT_HEADS: Final = f"""
+WITH RECURSIVE {HEADS}
 SELECT heads.lane, lanes.queue, lanes.type, lanes.key, lanes.served, heads.urgency, heads.run_at, heads.seq,
     queues.rules,
     EXISTS (SELECT 1 FROM lanes AS others WHERE others.queue = lanes.queue AND others.key IS NOT NULL)
